@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help course test lab notebooks clean
+
+help:  ## Say what each command does
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+course: .venv/installed  ## Run every notebook and write build/index.html
+	@$(BIN)/python notebooks/build.py
+
+test: .venv/installed  ## Check style, pairing and mathematics, and that the notebooks print what they should
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --nbval notebooks
+
+lab: .venv/installed  ## Open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+notebooks: .venv/installed  ## For authors: run the .py notebooks and rewrite the .ipynb beside them
+	@$(BIN)/python notebooks/build.py --rewrite
+
+clean:  ## Remove what was built, the environment too
+	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Recompute and test the claims of *Exact Feature Collisions in Neural Networks* (supplementary material)."""

@@ -1,0 +1,42 @@
+"""The ledger of the supplement's claims, ``data/claims.toml``, and the check that keeps it true."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+
+_LEDGER = Path(__file__).resolve().parent.parent / "data" / "claims.toml"
+
+
+def ledger():
+    """Return the ledger: a dict from a claim's id to its entry (claim, supplement, notebook, verdict, evidence)."""
+    return tomllib.loads(_LEDGER.read_text(encoding="utf-8"))
+
+
+def check(claim, verdict, **measured):
+    """Hold a measured verdict and its numbers against the ledger; return the ledger's line for the claim.
+
+    Parameters
+    ----------
+    claim : the id of an entry.
+    verdict : what the measurement says, in the ledger's words.
+    measured : one number for each piece of the entry's evidence, which states what it ``at_most`` or ``at_least`` is.
+
+    AssertionError if the ledger says otherwise; ValueError for an id, or for evidence, that it does not have.
+    """
+    entries = ledger()
+    if claim not in entries:
+        near = difflib.get_close_matches(claim, entries, n=3, cutoff=0.3) or entries
+        raise ValueError(f"the ledger has no claim {claim!r}; near matches: {', '.join(near)}")
+    entry = entries[claim]
+    evidence = entry["evidence"]
+    if set(evidence) != set(measured):
+        raise ValueError(f"the evidence of {claim!r} is {', '.join(evidence)}, not {', '.join(measured) or 'nothing'}")
+    assert verdict == entry["verdict"], f"{claim}: measured {verdict!r}, the ledger says {entry['verdict']!r}"
+    for name, value in measured.items():
+        bounds = evidence[name]
+        assert value <= bounds.get("at_most", value), f"{claim}: {name} is {value}, not at most {bounds['at_most']}"
+        assert value >= bounds.get("at_least", value), f"{claim}: {name} is {value}, not at least {bounds['at_least']}"
+        assert value == value, f"{claim}: {name} is not a number"  # noqa: PLR0124 (NaN)
+    return f"{claim}: {verdict}"

@@ -1,0 +1,103 @@
+"""How far apart two inputs are at every layer of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from collide_utils import hooks
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of :func:`compare`.
+
+    Attributes
+    ----------
+    changes : list of ``(layer, change)`` in forward order, where ``change = ‖f(y) − f(x)‖ / ‖f(x)‖`` of the layer's
+        output. A layer that is called several times stands as ``name``, ``name (2)``, …; ``"logits"`` comes last.
+    bound : the rounding level, 64 · eps · max(1, ‖y‖ / ‖x‖) · 16 with the machine epsilon of the model's dtype.
+    collides_from : the first layer from which every change stays within `bound`, or None.
+    logits : float64 tensor ``(2, classes)``, of `x` and of `y`.
+    predictions : the two most probable classes: names if the model has ``categories``, else numbers.
+    probabilities : their probabilities.
+    """
+
+    changes: list[tuple[str, float]]
+    bound: float
+    collides_from: str | None
+    logits: torch.Tensor
+    predictions: tuple
+    probabilities: tuple[float, float]
+
+    @property
+    def verdict(self):
+        """One line: from which layer the two inputs collide, and what is predicted."""
+        first, second = self.predictions
+        said = f"both are {first!r}" if first == second else f"{first!r} becomes {second!r}"
+        if self.bound >= 0.1:
+            return f"cannot tell: rounding alone changes features by up to {self.bound:.0e}; {said}"
+        if self.collides_from is None:
+            return f"no collision: {said}"
+        return f"the features collide from {self.collides_from} on: {said}"
+
+    def __repr__(self):
+        # Rounding noise differs between machines, so a change within the bound is printed as that, not as its digits.
+        rows = [(name, "rounding" if change <= self.bound else f"{change:.1e}") for name, change in self.changes]
+        shown = rows[:_SHOWN] + [(f"… {len(rows) - _SHOWN - 1} more", "")] + rows[-1:] if len(rows) > _SHOWN + 2 else rows
+        if len(shown) < len(rows):
+            hidden = {text for _, text in rows[_SHOWN:-1]}
+            shown[_SHOWN] = (shown[_SHOWN][0], hidden.pop() if len(hidden) == 1 else "…")
+        width = max(len(name) for name, _ in shown)
+        lines = [f"{'layer':<{width}}  relative change", *(f"{name:<{width}}  {text}" for name, text in shown)]
+        return "\n".join([*lines, f"rounding: at most {self.bound:.0e}", self.verdict])
+
+
+def compare(model, x, y):
+    """Run `model` on two images ``(C, H, W)`` and compare what every layer returns; returns a :class:`Comparison`.
+
+    Both images are cast to the dtype and device of the model. ValueError for images of different shapes, with a batch
+    dimension or with entries that are not finite; TypeError for anything but floating-point tensors.
+    """
+    for image in (x, y):
+        if not isinstance(image, torch.Tensor) or not image.is_floating_point():
+            kind = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
+            raise TypeError(f"images must be floating-point tensors, not {kind}")
+        if image.ndim != 3:
+            raise ValueError(f"images must have shape (C, H, W), not {tuple(image.shape)}")
+        if not image.isfinite().all():
+            raise ValueError("an image has entries that are NaN or infinite")
+    if x.shape != y.shape:
+        raise ValueError(f"the images differ in shape: {tuple(x.shape)} and {tuple(y.shape)}")
+    weight = next(model.parameters())
+    logits, recordings = [], []
+    for image in (x, y):
+        # One image at a time: in a batch of two the arithmetic may be arranged differently for the second.
+        with torch.no_grad(), hooks.record(model) as recording:
+            logits.append(model(image.to(weight)[None])[0].double())
+        recordings.append(recording)
+    changes, seen = [], {}
+    for name in recordings[0].order:
+        call = seen[name] = seen.get(name, 0) + 1
+        first, second = (r.outputs[name][call - 1].double() for r in recordings)
+        changes.append((name if call == 1 else f"{name} ({call})", _relative(first, second)))
+    logits = torch.stack(logits)
+    changes.append(("logits", _relative(*logits)))
+    bound = 1024 * torch.finfo(weight.dtype).eps * max(1.0, float(y.double().norm() / x.double().norm()))
+    collides_from = None
+    for name, change in reversed(changes):
+        if not change <= bound:
+            break
+        collides_from = name
+    probabilities, places = logits.softmax(1).max(1)
+    names = getattr(model, "categories", None)
+    predictions = tuple(names[p] if names else p for p in places.tolist())
+    return Comparison(changes, bound, collides_from, logits, predictions, tuple(probabilities.tolist()))
+
+
+def _relative(first, second):
+    change, size = float((second - first).norm()), float(first.norm())
+    return change / size if size else (0.0 if change == 0 else float("inf"))

@@ -1,0 +1,67 @@
+"""Photographs as tensors: the samples that scikit-image and scikit-learn ship, and any file of the reader's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Part of each photograph that is shown: left, upper, right, lower as fractions of its width and height.
+_SAMPLES = {
+    "chelsea": ("skimage", (0.0, 0.0, 0.67, 1.0)),
+    "coffee": ("skimage", (0.0, 0.0, 1.0, 1.0)),
+    "astronaut": ("skimage", (0.2, 0.02, 0.68, 0.5)),
+    "rocket": ("skimage", (0.0, 0.0, 1.0, 1.0)),
+    "stereo_motorcycle": ("skimage", (0.13, 0.0, 0.81, 1.0)),
+    "china": ("sklearn", (0.0, 0.0, 0.67, 1.0)),
+    "flower": ("sklearn", (0.0, 0.0, 1.0, 1.0)),
+}
+
+
+def names():
+    """Return the names that :func:`load` knows."""
+    return list(_SAMPLES)
+
+
+def load(name, size=224):
+    """Return a sample photograph as a float32 tensor ``(3, size, size)`` in [0, 1]."""
+    if name not in _SAMPLES:
+        raise ValueError(f"no sample photograph called {name!r}; there are {', '.join(_SAMPLES)}")
+    package, box = _SAMPLES[name]
+    if package == "sklearn":
+        from sklearn.datasets import load_sample_image
+
+        pixels = load_sample_image(f"{name}.jpg")
+    else:
+        import skimage.data
+
+        pixels = getattr(skimage.data, name)()
+        if isinstance(pixels, tuple):  # a stereo pair comes as (left, right, disparity)
+            pixels = pixels[0]
+    image = Image.fromarray(pixels)
+    left, upper, right, lower = box
+    return _to_tensor(image.crop((round(left * image.width), round(upper * image.height),
+                                  round(right * image.width), round(lower * image.height))), size)
+
+
+def open_rgb(path):
+    """Return an image file as an upright 8-bit RGB ``PIL.Image``; ValueError if it cannot be read as an image."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image file ({error})") from error
+
+
+def from_file(path, size=224):
+    """Return an image file as a float32 tensor ``(3, size, size)`` in [0, 1], cropped to its central square."""
+    return _to_tensor(open_rgb(path), size)
+
+
+def _to_tensor(image, size):
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a positive whole number of pixels, not {size!r}")
+    pixels = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div(255).contiguous()

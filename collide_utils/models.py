@@ -1,0 +1,153 @@
+"""Networks for the course: the four that it ships, and every torchvision builder by name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+INPUT_SIZE = 224
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_WIDTHS = (64, 96, 176)
+_MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
+_SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2")
+
+
+class Normalize(nn.Module):
+    """Subtract a mean and divide by a standard deviation, channel by channel: ``(N, C, H, W)`` in and out."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+class SmallResNet(nn.Module):
+    """A three-block residual network for 224×224 RGB images in [0, 1], normalised inside.
+
+    Parameters
+    ----------
+    stem : ``"patch"`` (7×7 convolution, stride 7: windows do not overlap) or ``"stride"`` (the ResNet stem of He et
+        al. 2016: 7×7, stride 2, padding 3, then 3×3 max pooling of stride 2). Both have 64 filters and no bias.
+    categories : the class names, in the order of the logits.
+    """
+
+    def __init__(self, stem, categories):
+        from torchvision.models.resnet import BasicBlock
+
+        super().__init__()
+        if stem not in ("patch", "stride"):
+            raise ValueError(f"stem must be 'patch' or 'stride', not {stem!r}")
+        self.stem, self.categories, self.input_size = stem, list(categories), INPUT_SIZE
+        self.normalize = Normalize(_MEAN, _STD)
+        patch = stem == "patch"
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=7 if patch else 2, padding=0 if patch else 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.Identity() if patch else nn.MaxPool2d(3, stride=2, padding=1)
+        before = 64
+        for depth, width in enumerate(_WIDTHS, start=1):
+            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
+            setattr(self, f"layer{depth}", BasicBlock(before, width, 2, shortcut))
+            before = width
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(before, len(self.categories))
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.bn1(self.conv1(self.normalize(x)))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.flatten(self.avgpool(x)))
+
+
+def names():
+    """Return the names that :func:`load` knows: the shipped networks, then torchvision's image classifiers."""
+    return [*_SHIPPED, *_builders()]
+
+
+def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
+    """Return a network in eval mode that takes images ``(N, 3, H, W)`` in [0, 1] and normalises them itself.
+
+    Its ``.categories`` are the class names in the order of the logits, its ``.input_size`` is the height and width that
+    it was trained for, in pixels.
+
+    Parameters
+    ----------
+    name : one of :func:`names`. A torchvision builder stands behind a :class:`Normalize`, as ``network``.
+    weights : for torchvision builders, ``"DEFAULT"`` (pretrained, from torch's cache or the network) or None (random).
+
+    ValueError for an unknown name or a damaged file, RuntimeError where pretrained weights cannot be had. Files are
+    only ever read as tensors: none can run code.
+    """
+    if weights not in ("DEFAULT", None):
+        raise ValueError(f"weights must be 'DEFAULT' or None, not {weights!r}")
+    if name in _SHIPPED:
+        if weights is None:
+            raise ValueError(f"{name} is shipped with its weights; only torchvision builders come with weights=None")
+        model = read(_MODELS / f"{name}.safetensors")
+    elif name in _builders():
+        model = _torchvision(name, weights)
+    else:
+        near = difflib.get_close_matches(str(name), names(), n=5)
+        raise ValueError(f"no network called {name!r}; " + (f"near matches: {', '.join(near)}; " if near else "")
+                         + f"shipped are {', '.join(_SHIPPED)}, and torchvision's image classifiers go by their names")
+    return model.to(device, dtype).eval()
+
+
+def save(model, path):
+    """Write a :class:`SmallResNet` to a safetensors file, its stem, class names and normalisation in the metadata."""
+    metadata = {"stem": model.stem, "categories": json.dumps(model.categories),
+                "mean": json.dumps(_MEAN), "std": json.dumps(_STD)}
+    save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path, metadata)
+
+
+def read(path):
+    """Return the :class:`SmallResNet` in a file that :func:`save` wrote; ValueError if it is not such a file, whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
+        model.load_state_dict(state)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a whole file of one of our networks ({error})") from error
+    return model
+
+
+def _builders():
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _torchvision(name, weights):
+    from torchvision.models import get_model, get_model_weights
+
+    pretrained = get_model_weights(name).DEFAULT
+    preset = pretrained.transforms()
+    if weights is not None:
+        try:
+            # Loading here as tensors only vets the cached file before the builder reads it again.
+            torch.hub.load_state_dict_from_url(pretrained.url, map_location="cpu", progress=False, check_hash=True,
+                                               weights_only=True)
+        except Exception as error:
+            raise RuntimeError(
+                f"the pretrained weights of {name} are neither in torch's cache nor to be had ({error}): put "
+                f"{pretrained.url} into {torch.hub.get_dir()}/checkpoints, or ask for weights=None") from error
+    network = get_model(name, weights=pretrained if weights is not None else None, progress=False)
+    model = nn.Sequential()
+    model.add_module("normalize", Normalize(preset.mean, preset.std))
+    model.add_module("network", network)
+    model.categories = pretrained.meta["categories"]
+    model.input_size = preset.crop_size[0]
+    return model

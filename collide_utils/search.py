@@ -1,0 +1,116 @@
+"""The null-space search: from a model and an image to an image with the same features."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import torch
+
+from collide_utils import hooks, nullspace, weights, windows
+
+
+class NullSpaceSearch:
+    """Perturbations of an image that the first layer of `model` maps to zero (the paper's null-space search).
+
+    Parameters
+    ----------
+    model : network whose first convolution or linear layer sees the image itself, up to an affine map of each channel,
+        such as a normalisation.
+    input_shape : ``(C, H, W)`` of its images; by default ``(3, model.input_size, model.input_size)``.
+
+    Attributes
+    ----------
+    layer : the first layer's :class:`~collide_utils.weights.LayerWeight`, in float64.
+    geometry : its :class:`~collide_utils.windows.Geometry`.
+    basis : orthonormal float64 tensor ``(C·h·w, nullity)`` of the windows that the layer maps to zero, in pixel space:
+        the columns of the weight are scaled as the normalisation scales the pixels.
+
+    ValueError if the first layer has no null space, or does not see the image as described. Where windows overlap a
+    UserWarning says that a vector of the basis is null at one window only, so that the results collide in the weight's
+    null space but not in the layer.
+    """
+
+    def __init__(self, model, input_shape=None):
+        if input_shape is None:
+            if not hasattr(model, "input_size"):
+                raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
+            input_shape = (3, model.input_size, model.input_size)
+        twin = copy.deepcopy(model).double().eval()
+        self.layer = weights.first_weight(twin, input_shape)
+        self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)
+        scale = _pixel_scale(twin, self.layer, self.geometry)
+        bases = [nullspace.null_space(block * part)
+                 for block, part in zip(self.layer.matrix, scale.chunk(len(self.layer.matrix)), strict=True)]
+        self.basis = torch.block_diag(*bases)
+        if not self.basis.shape[1]:
+            raise ValueError(f"the first layer, {self.layer}, has no null space: its rank is its number of columns")
+        if self.geometry.overlapping:
+            warnings.warn(
+                f"the windows of the first layer, {self.layer.name}, overlap (window {self.geometry.window}, stride "
+                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer", stacklevel=2)
+
+    def repeat(self, index):
+        """Return basis vector `index` in every window: perturbation ``(C, H, W)``, float64, windows of unit norm."""
+        return self.mosaic(torch.full(self.geometry.grid, index))
+
+    def mosaic(self, indices):
+        """Return the perturbation ``(C, H, W)`` with basis vector ``indices[i, j]`` in window (i, j).
+
+        `indices` is an integer tensor of shape ``geometry.grid``; IndexError for a vector that does not exist.
+        """
+        indices = torch.as_tensor(indices)
+        if indices.is_floating_point() or tuple(indices.shape) != self.geometry.grid:
+            raise ValueError(f"indices must be integers of shape {self.geometry.grid}, one per window, not "
+                             f"{indices.dtype} of shape {tuple(indices.shape)}")
+        count = self.basis.shape[1]
+        wrong = indices[(indices < 0) | (indices >= count)]
+        if len(wrong):
+            raise IndexError(f"no basis vector {int(wrong[0])}; there are {count}, numbered from 0")
+        return windows.tile(self.geometry, self.basis.T[indices.to(self.basis.device)])
+
+    def random(self, generator=None):
+        """Return a mosaic of basis vectors drawn uniformly, one per window, with a ``torch.Generator``."""
+        return self.mosaic(torch.randint(self.basis.shape[1], self.geometry.grid, generator=generator))
+
+    def collide(self, image, perturbation, beta):
+        """Return ``image + beta/255 · perturbation`` in float64, not clipped: the network must see it as it is.
+
+        Parameters
+        ----------
+        image, perturbation : floating-point tensors ``(C, H, W)``; the image in [0, 1].
+        beta : the perturbation multiplier, the norm of each window's change in 8-bit grey levels; finite, at least 0.
+        """
+        for what, value in (("image", image), ("perturbation", perturbation)):
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+                raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
+            if tuple(value.shape) != self.geometry.shape:
+                raise ValueError(f"the {what} must have shape {self.geometry.shape}, not {tuple(value.shape)}")
+            if not value.isfinite().all():
+                raise ValueError(f"the {what} has entries that are NaN or infinite")
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta must be finite and at least 0, not {beta!r}")
+        return image.double() + beta / 255 * perturbation.double()
+
+
+def _pixel_scale(model, layer, geometry):
+    """Slope of each matrix column's input in its pixel, measured by running `model` (float64) on three images."""
+    device = next(model.parameters()).device
+    draw = torch.rand(geometry.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probes = torch.stack([torch.zeros_like(draw), torch.ones_like(draw), draw]).to(device)
+    with torch.no_grad(), hooks.record(model, [layer.name]) as recording:
+        model(probes)
+    seen = recording.inputs[layer.name][0].flatten(1)
+    if seen.shape == (3, draw.numel()):
+        zero, slope = seen[0], seen[1] - seen[0]
+        by_channel = slope.view(geometry.shape)
+        affine = torch.allclose(seen[2], zero + slope * probes[2].flatten(), rtol=1e-9, atol=1e-9)
+        if layer.kind == "Linear" and affine:
+            return slope
+        per_channel = by_channel[:, 0, 0]
+        if affine and torch.allclose(by_channel, per_channel[:, None, None], rtol=1e-9, atol=1e-9):
+            return per_channel.repeat_interleave(geometry.window[0] * geometry.window[1])
+    raise ValueError(f"what {type(model).__name__} does to an image of shape {geometry.shape} before its first layer, "
+                     f"{layer}, is not an affine map of each channel, so the layer's null space is not one of pixels")

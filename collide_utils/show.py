@@ -1,0 +1,98 @@
+"""Figures for the notebooks; nothing is computed here.
+
+Every function returns an ``IPython.display.Image``: a PNG with an alternative text, for readers who cannot see it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+_STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
+
+
+def images(pictures, titles, alt, columns=4):
+    """Show tensors ``(3, H, W)`` side by side, as a screen would: clipped to [0, 1].
+
+    Parameters
+    ----------
+    titles : one a picture, lines separated by newlines. Pictures and titles must be equal in number (ValueError).
+    alt : what the figure shows, in words.
+    """
+    columns = min(columns, len(pictures))
+    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (2.6, 3.0))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
+        axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+    return _png(figure, alt)
+
+
+def perturbation(delta):
+    """Return `delta` ``(3, H, W)`` as a picture: zero is mid-grey, its largest entry black or white."""
+    return 0.5 + delta / (2 * delta.abs().max())
+
+
+def spectrum(singular_values, columns, alt):
+    """Draw the singular values of a matrix and, at the right, the columns that have none: its null space."""
+    figure, axes = _figure(1, 1, (7.5, 3.2))
+    axis = axes[0, 0]
+    rank = len(singular_values)
+    axis.semilogy(range(1, rank + 1), singular_values, "o", markersize=4, color="black")
+    axis.axvspan(rank + 0.5, columns + 0.5, color="0.85")
+    axis.text((rank + columns) / 2, max(singular_values), f"null space:\n{columns - rank} dimensions", ha="center",
+              va="top")
+    axis.set(title="Singular values of the first weight", xlabel="number of the singular value",
+             ylabel="singular value\n(per unit of pixel value)", xlim=(0, columns + 1))
+    return _png(figure, alt)
+
+
+def change_by_layer(comparisons, alt):
+    """Draw the relative feature change of every layer, one line for each of the named :class:`Comparison` objects."""
+    figure, axes = _figure(1, 1, (8, 4.2))
+    axis = axes[0, 0]
+    for (name, comparison), (marker, line), grey in zip(comparisons.items(), _STYLES, _greys(), strict=False):
+        values = [max(change, 1e-17) for _, change in comparison.changes]
+        axis.semilogy(values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
+    layers = [layer for layer, _ in comparison.changes]
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6)
+    axis.set(title="Relative feature change, layer by layer", xlabel="layer, in forward order",
+             ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
+    axis.legend()
+    return _png(figure, alt)
+
+
+def change_by_beta(betas, series, alt):
+    """Draw the relative feature change against β, one line for each named list of changes in `series`."""
+    figure, axes = _figure(1, 1, (7, 4.2))
+    axis = axes[0, 0]
+    for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+        axis.loglog(betas, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name, base=10)
+    axis.set_xticks(betas, [str(beta) for beta in betas])
+    axis.minorticks_off()
+    axis.set(title="Relative feature change after the stem", xlabel="β (8-bit grey levels per window)",
+             ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
+    axis.legend()
+    return _png(figure, alt)
+
+
+def _greys():
+    from matplotlib import colormaps
+
+    return [colormaps["cividis"](place) for place in (0.0, 0.35, 0.65, 0.9, 0.2, 0.5)]
+
+
+def _figure(rows, columns, size):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _png(figure, alt):
+    from IPython.display import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return Image(data=buffer.getvalue(), alt=alt)

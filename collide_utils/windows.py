@@ -1,0 +1,111 @@
+"""The geometry of a network's first layer: which pixels each window sees, and how to tile an image with windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a two-dimensional convolution, or a linear layer on a flattened image, looks at an image.
+
+    Attributes (pixels; pairs are rows, columns)
+    ----------
+    shape : ``(C, H, W)`` of the image.
+    window, stride, padding, dilation : of the convolution. A linear layer has one window, the whole image.
+    """
+
+    shape: tuple[int, int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def overlapping(self):
+        """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
+        spans = [d * (w - 1) + 1 for d, w in zip(self.dilation, self.window, strict=True)]
+        return any(s < span and n > 1 for s, span, n in zip(self.stride, spans, self._positions(), strict=True))
+
+    @property
+    def grid(self):
+        """Rows and columns of :func:`tile`'s windows: the layer's own, or where those overlap, tiles side by side."""
+        if self.overlapping:
+            return tuple(-(-n // w) for n, w in zip(self.shape[1:], self.window, strict=True))
+        return self._positions()
+
+    def _positions(self):
+        return tuple((n + 2 * p - d * (w - 1) - 1) // s + 1 for n, w, s, p, d in zip(
+            self.shape[1:], self.window, self.stride, self.padding, self.dilation, strict=True))
+
+
+def geometry(layer, shape):
+    """Return the :class:`Geometry` of `layer` on images of `shape` ``(C, H, W)``.
+
+    ValueError if the layer is neither a Conv2d nor a Linear, pads with anything but zeros, or does not fit the shape.
+    """
+    shape = tuple(shape)
+    if isinstance(layer, nn.Linear):
+        if layer.in_features != shape[0] * shape[1] * shape[2]:
+            raise ValueError(f"a linear layer of {layer.in_features} inputs does not see a whole image of shape {shape}")
+        return Geometry(shape, shape[1:], shape[1:], (0, 0), (1, 1))
+    if not isinstance(layer, nn.Conv2d):
+        raise ValueError(f"the first layer must be a Conv2d or a Linear on images, not a {type(layer).__name__}")
+    if layer.in_channels != shape[0]:
+        raise ValueError(f"the layer takes {layer.in_channels} channels, the image shape {shape} has {shape[0]}")
+    padding = layer.padding
+    if isinstance(padding, str):
+        padding = {"valid": (0, 0)}.get(padding) or _same_padding(layer)
+    if any(padding) and layer.padding_mode != "zeros":
+        raise ValueError(f"padding_mode={layer.padding_mode!r} is not supported; only 'zeros' is")
+    found = Geometry(shape, layer.kernel_size, layer.stride, padding, layer.dilation)
+    if min(found._positions()) < 1:
+        raise ValueError(f"no window of {layer.kernel_size} fits an image of shape {shape}")
+    return found
+
+
+def tile(geometry, windows):
+    """Assemble an image from windows, the inverse of cutting it up.
+
+    Parameters
+    ----------
+    windows : tensor ``(rows, columns, C·h·w)``, with rows and columns those of ``geometry.grid``, each window in the
+        order of the layer's matrix columns.
+
+    Returns a tensor ``(C, H, W)``. Where windows do not overlap, each lies where the layer looks and unseen pixels are
+    zero, also those of a window that reaches into the padding: cut off there, it would be another window. Where they
+    overlap, tiles lie side by side from the top left corner, cropped to the image, as in the supplement.
+    """
+    channels, height, width = geometry.shape
+    expected = (*geometry.grid, channels * geometry.window[0] * geometry.window[1])
+    if tuple(windows.shape) != expected:
+        raise ValueError(f"windows must have shape {expected} (rows, columns, C·h·w), not {tuple(windows.shape)}")
+    if geometry.overlapping:
+        size = [n * w for n, w in zip(geometry.grid, geometry.window, strict=True)]
+        where = dict(kernel_size=geometry.window, stride=geometry.window)
+    else:
+        windows = windows * _inside(geometry).to(windows)[:, :, None]
+        size = [height, width]
+        where = dict(kernel_size=geometry.window, stride=geometry.stride, padding=geometry.padding,
+                     dilation=geometry.dilation)
+    return F.fold(windows.flatten(0, 1).T, size, **where)[:, :height, :width]
+
+
+def _inside(geometry):
+    masks = []
+    for n, w, s, p, d, count in zip(geometry.shape[1:], geometry.window, geometry.stride, geometry.padding,
+                                    geometry.dilation, geometry.grid, strict=True):
+        start = torch.arange(count) * s - p
+        masks.append((start >= 0) & (start + d * (w - 1) < n))
+    return masks[0][:, None] & masks[1][None, :]
+
+
+def _same_padding(layer):
+    total = [d * (w - 1) for d, w in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if any(t % 2 for t in total):
+        raise ValueError("padding='same' with an even window pads unevenly, which is not supported")
+    return tuple(t // 2 for t in total)
