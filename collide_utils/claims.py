@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import tomllib
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def check(claim, verdict, **measured):
     assert verdict == entry["verdict"], f"{claim}: measured {verdict!r}, the ledger says {entry['verdict']!r}"
     for name, value in measured.items():
         bounds = evidence[name]
-        assert value <= bounds.get("at_most", value), f"{claim}: {name} is {value}, not at most {bounds['at_most']}"
-        assert value >= bounds.get("at_least", value), f"{claim}: {name} is {value}, not at least {bounds['at_least']}"
-        assert value == value, f"{claim}: {name} is not a number"  # noqa: PLR0124 (NaN)
+        for word, holds in (("at_most", operator.le), ("at_least", operator.ge)):
+            bound = bounds.get(word, value)
+            assert holds(value, bound), f"{claim}: {name} is {value}, not {word.replace('_', ' ')} {bound}"
     return f"{claim}: {verdict}"

@@ -19,7 +19,8 @@ class Comparison:
     ----------
     changes : list of ``(layer, change)`` in forward order, where ``change = ‖f(y) − f(x)‖ / ‖f(x)‖`` of the layer's
         output. A layer that is called several times stands as ``name``, ``name (2)``, …; ``"logits"`` comes last.
-    bound : the rounding level, 64 · eps · max(1, ‖y‖ / ‖x‖) · 16 with the machine epsilon of the model's dtype.
+    bound : the rounding level, 64 · eps · max(1, ‖y‖ / ‖x‖) with the machine epsilon of the model's dtype. On trained
+        stems of 147 columns, rounding measures between 0.5 and 16 of these units in every dtype.
     collides_from : the first layer from which every change stays within `bound`, or None.
     logits : float64 tensor ``(2, classes)``, of `x` and of `y`.
     predictions : the two most probable classes: names if the model has ``categories``, else numbers.
@@ -47,12 +48,11 @@ class Comparison:
     def __repr__(self):
         # Rounding noise differs between machines, so a change within the bound is printed as that, not as its digits.
         rows = [(name, "rounding" if change <= self.bound else f"{change:.1e}") for name, change in self.changes]
-        shown = rows[:_SHOWN] + [(f"… {len(rows) - _SHOWN - 1} more", "")] + rows[-1:] if len(rows) > _SHOWN + 2 else rows
-        if len(shown) < len(rows):
+        if len(rows) > _SHOWN + 2:
             hidden = {text for _, text in rows[_SHOWN:-1]}
-            shown[_SHOWN] = (shown[_SHOWN][0], hidden.pop() if len(hidden) == 1 else "…")
-        width = max(len(name) for name, _ in shown)
-        lines = [f"{'layer':<{width}}  relative change", *(f"{name:<{width}}  {text}" for name, text in shown)]
+            rows[_SHOWN:-1] = [(f"… {len(rows) - _SHOWN - 1} more", hidden.pop() if len(hidden) == 1 else "…")]
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{'layer':<{width}}  relative change", *(f"{name:<{width}}  {text}" for name, text in rows)]
         return "\n".join([*lines, f"rounding: at most {self.bound:.0e}", self.verdict])
 
 
@@ -75,8 +75,9 @@ def compare(model, x, y):
     weight = next(model.parameters())
     logits, recordings = [], []
     for image in (x, y):
-        # One image at a time: in a batch of two the arithmetic may be arranged differently for the second.
-        with torch.no_grad(), hooks.record(model) as recording:
+        # One image at a time: in a batch of two the arithmetic may be arranged differently for the second. On a GPU,
+        # cuDNN would round float32 to ten bits unless told not to.
+        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), hooks.record(model) as recording:
             logits.append(model(image.to(weight)[None])[0].double())
         recordings.append(recording)
     changes, seen = [], {}
@@ -86,7 +87,7 @@ def compare(model, x, y):
         changes.append((name if call == 1 else f"{name} ({call})", _relative(first, second)))
     logits = torch.stack(logits)
     changes.append(("logits", _relative(*logits)))
-    bound = 1024 * torch.finfo(weight.dtype).eps * max(1.0, float(y.double().norm() / x.double().norm()))
+    bound = 64 * torch.finfo(weight.dtype).eps * max(1.0, float(y.double().norm() / x.double().norm()))
     collides_from = None
     for name, change in reversed(changes):
         if not change <= bound:

@@ -1,9 +1,9 @@
 """Rank, nullity and null space of plain matrices, in float64.
 
 One tolerance decides all three: a singular value counts as zero when it is at most ``rtol`` times the largest. The
-default is ``max(rows, columns) · eps`` with the machine epsilon of the matrix as it was given: numpy's and scipy's rule,
-except that a float32 matrix is judged by float32's epsilon although it is decomposed in float64, because its entries were
-rounded to float32 before they got here.
+default is ``max(rows, columns) · eps`` with the machine epsilon of the matrix as it was given: numpy's and scipy's
+rule, except that a float32 matrix is judged by float32's epsilon although it is decomposed in float64, because its
+entries were rounded to float32 before they got here.
 
 The choice matters for trained weights. Weight decay shrinks a filter that training has abandoned towards zero without
 reaching it: among its 64 singular values the ResNet-18 stem of torchvision has eight such dead ones, from 1e-5 down to

@@ -19,6 +19,8 @@ def images(pictures, titles, alt, columns=4):
     titles : one a picture, lines separated by newlines. Pictures and titles must be equal in number (ValueError).
     alt : what the figure shows, in words.
     """
+    if len(pictures) != len(titles):
+        raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
     columns = min(columns, len(pictures))
     figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (2.6, 3.0))
     for axis in axes.flat:

@@ -36,14 +36,14 @@ class LayerWeight:
 def layer_weights(model, input_shape=None):
     """Return the convolution and linear weights of `model`, in forward order, as a list of :class:`LayerWeight`.
 
-    The order is that of the first calls when `model` runs on one input of `input_shape`, by default
-    ``(3, model.input_size, model.input_size)``; shapes alone are run, on the meta device. A model without
-    ``input_size``, given no shape, and layers that the run does not call keep the order of registration.
-    ValueError if there is no such layer.
+    The order is that of the first calls when `model` runs, in eval mode, on one input of `input_shape`, by default
+    ``(3, model.input_size, model.input_size)``. A model without ``input_size``, given no shape, keeps the order of
+    registration, and a layer that the run does not call follows the one registered before it. ValueError if there is no
+    such layer.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no convolution and no linear layer, so it has no weight to search")
+        raise ValueError(f"{type(model).__name__} has no convolution and no linear layer, so no weight to search")
     if input_shape is None and hasattr(model, "input_size"):
         input_shape = (3, model.input_size, model.input_size)
     calls = _first_calls(model, layers, input_shape) if input_shape is not None else {}
@@ -71,12 +71,14 @@ def _first_calls(model, layers, input_shape):
         calls.setdefault(name, len(calls))
 
     hooks = [layer.register_forward_pre_hook(lambda *_, name=name: note(name)) for name, layer in layers.items()]
-    state = {key: value.to("meta") for key, value in (*model.named_parameters(), *model.named_buffers())}
-    dtype = next(iter(layers.values())).weight.dtype
+    training = [module for module in model.modules() if module.training]
+    weight = next(iter(layers.values())).weight
     try:
         with torch.no_grad():
-            torch.func.functional_call(model, state, torch.empty((1, *input_shape), dtype=dtype, device="meta"))
+            model.eval()(torch.zeros((1, *input_shape), dtype=weight.dtype, device=weight.device))
     finally:
         for hook in hooks:
             hook.remove()
+        for module in training:
+            module.training = True
     return calls

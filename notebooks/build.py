@@ -18,18 +18,24 @@ from tqdm import tqdm
 
 NOTEBOOKS = Path(__file__).resolve().parent
 BUILD = NOTEBOOKS.parent / "build"
-# Solutions are code cells with a hidden source: folded on the page as they are in JupyterLab.
+# Solutions are code cells with a hidden source, folded on the page as they are in JupyterLab. Pictures carry the
+# alternative text that the notebook gives them, which nbconvert's own template leaves out.
 TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 {%- block codecell -%}
 {%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}
 <details style="margin-left: 80px"><summary>Solution</summary>{{ super() }}</details>
 {%- else -%}{{ super() }}{%- endif -%}
-{%- endblock codecell -%}"""
+{%- endblock codecell -%}
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}"></div>
+{%- endblock data_png -%}"""
 
 
 def run(notebook, path, bar):
     """Execute `notebook` in place; return None, or what failed and where."""
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}},
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}, extra_arguments=["--IPKernelApp.log_level=ERROR"],
                             on_cell_executed=lambda **_: bar.update(), record_timing=False, store_widget_state=False)
     try:
         client.execute()
@@ -47,7 +53,7 @@ def title(notebook):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rewrite", action="store_true", help="save the outputs in the .ipynb files instead of as HTML")
+    parser.add_argument("--rewrite", action="store_true", help="save outputs in the .ipynb files, not as HTML")
     args = parser.parse_args()
     paths = sorted(NOTEBOOKS.glob("[0-9]*.py"))
     notebooks = [jupytext.read(path) for path in paths]

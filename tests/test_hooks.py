@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+from collide_utils.hooks import record
+
+
+def count(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_inputs_and_outputs_by_name():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    x = torch.randn(2, 3)
+    with record(model) as recording:
+        model(x)
+    assert recording.order == ["0", "1"]
+    assert torch.equal(recording.inputs["0"][0], x)
+    assert torch.equal(recording.inputs["1"][0], model[0](x))
+    assert torch.equal(recording.outputs["1"][0], model(x))
+    assert not recording.outputs["1"][0].requires_grad
+
+
+def test_an_in_place_operation_does_not_reach_what_was_recorded():
+    model = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+    x = torch.tensor([[-1.0, 2.0]])
+    with record(model) as recording:
+        model(x.clone())
+    assert torch.equal(recording.outputs["0"][0], x)
+    assert torch.equal(recording.inputs["1"][0], x)
+    assert torch.equal(recording.outputs["1"][0], x.relu())
+
+
+def test_a_module_that_is_called_twice_has_two_entries():
+    relu = nn.ReLU()
+    model = nn.Sequential(relu, nn.Flatten(), relu)
+    with record(model) as recording:
+        model(torch.randn(1, 3))
+    assert recording.order == ["0", "1", "0"]
+    assert len(recording.inputs["0"]) == len(recording.outputs["0"]) == 2
+
+
+def test_layers_that_return_several_tensors_are_recorded_by_the_first():
+    model = nn.LSTM(3, 4)
+    with record(model, [""]) as recording:
+        output, _ = model(torch.randn(5, 3))
+    assert torch.equal(recording.outputs[""][0], output)
+
+
+def test_hooks_are_removed_also_after_an_error():
+    model = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(RuntimeError), record(model):
+        model(torch.randn(2, 5))
+    with pytest.raises(ValueError), record(model, ["0", "1"]):
+        pass
+    assert count(model) == 0
+
+
+def test_unknown_layers_are_named_with_near_matches(patchnet):
+    with pytest.raises(ValueError, match=r"'layer1.conv3'.*layer1.conv1"), record(patchnet, ["layer1.conv3"]):
+        pass

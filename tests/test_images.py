@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from collide_utils import images
+
+
+@pytest.mark.parametrize("name", images.names())
+def test_samples_are_float_images_in_the_unit_interval(name):
+    image = images.load(name)
+    assert image.shape == (3, 224, 224) and image.dtype == torch.float32
+    assert 0 <= image.min() < 0.2 and 0.7 < image.max() <= 1
+
+
+def test_size_is_the_readers():
+    assert images.load("coffee", size=56).shape == (3, 56, 56)
+    for size in (0, -3, 2.5):
+        with pytest.raises(ValueError, match=str(size)):
+            images.load("coffee", size=size)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'lenna'.*chelsea, coffee"):
+        images.load("lenna")
+
+
+def test_a_file_comes_as_its_central_square(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found = images.from_file(tmp_path / "wide.png", size=6)
+    np.testing.assert_array_equal((255 * found).round().byte().permute(1, 2, 0).numpy(), pixels[:, 2:8])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode).save(path)
+    assert torch.equal(images.from_file(path, size=4), torch.ones(3, 4, 4))
+
+
+def test_a_rotated_photograph_stands_upright(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "photo.png", exif=exif)
+    found = images.from_file(tmp_path / "photo.png", size=8)
+    assert found[:, :3].max() == 0 and found[:, 5:].min() == 1
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    (tmp_path / "text.png").write_text("not an image")
+    Image.new("RGB", (64, 64), (9, 99, 199)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:80])
+    for name in ("text.png", "cut.png"):
+        with pytest.raises(ValueError, match=name):
+            images.from_file(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        images.from_file(tmp_path / "absent.png")

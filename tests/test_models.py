@@ -1,0 +1,184 @@
+import csv
+import json
+import os
+import pickle
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from collide_utils import images, models
+
+SHIPPED = ["patchnet", "stridenet", "patchnet-b", "patchnet-l2"]
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "models"
+# What a person would call the sample photographs, in the words of the networks.
+CALLED = {"chelsea": "cat", "coffee": "cup or jug", "astronaut": "person", "stereo_motorcycle": "motorbike",
+          "china": "monument", "flower": "flower"}
+
+
+def table(name):
+    with open(FOLDER / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_networks_are_what_the_course_says(name):
+    model = models.load(name)
+    assert not model.training and model.input_size == 224
+    assert 20 <= len(model.categories) <= 30 and len(set(model.categories)) == len(model.categories)
+    conv = model.conv1
+    assert conv.weight.shape == (64, 3, 7, 7) and conv.bias is None
+    assert (conv.stride, conv.padding) == (((2, 2), (3, 3)) if name == "stridenet" else ((7, 7), (0, 0)))
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, 224, 224)).shape == (2, len(model.categories))
+
+
+def test_patchnet_and_stridenet_share_their_body():
+    shapes = [{key: value.shape for key, value in models.load(name).state_dict().items()}
+              for name in ("patchnet", "stridenet")]
+    assert shapes[0] == shapes[1]
+
+
+def test_pixels_are_normalised_inside():
+    model = models.load("patchnet")
+    image = torch.rand(3, 8, 8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(model.normalize(image), (image - mean) / std)
+
+
+def test_files_are_small_and_say_what_they_are():
+    files = sorted(FOLDER.glob("*.safetensors"))
+    assert sorted(file.stem for file in files) == sorted(SHIPPED)
+    assert sum(file.stat().st_size for file in files) <= 12e6
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata()
+        assert json.loads(metadata["categories"]) == models.load(file.stem).categories
+        assert json.loads(metadata["mean"]) == pytest.approx([0.485, 0.456, 0.406])
+        assert json.loads(metadata["std"]) == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_accuracies_are_those_that_the_course_promises():
+    rows = {row["network"]: {key: float(value) for key, value in row.items() if key != "network"}
+            for row in table("accuracy.csv")}
+    assert rows["patchnet"]["held_out"] >= 0.88 and rows["stridenet"]["held_out"] >= 0.88
+    assert abs(rows["patchnet"]["held_out"] - rows["patchnet-b"]["held_out"]) <= 0.02
+    assert rows["patchnet-l2"]["robust"] > rows["patchnet"]["robust"] + 0.1
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name, row in rows.items():
+        numbers = " | ".join(f"{100 * row[key]:.1f} %" for key in ("held_out", "mean_of_classes", "robust"))
+        assert f"| `{name}` | {numbers} |" in card
+
+
+def test_the_split_keeps_both_copies_of_a_face_together():
+    part = {row["source"]: row["part"] for row in table("split.csv")}
+    pairs = [(source, source.replace("Faces/", "Faces_easy/")) for source in part if source.startswith("Faces/")]
+    assert len(pairs) > 100 and all(part[a] == part.get(b, part[a]) for a, b in pairs)
+    share = sum(value == "held-out" for value in part.values()) / len(part)
+    assert 0.18 < share < 0.22
+
+
+def test_the_training_record_ends_with_the_shipped_head():
+    for name in SHIPPED:
+        last = [row for row in table("training.csv") if row["network"] == name][-1]
+        head = models.load(name).fc.weight.double()
+        smallest = torch.linalg.svdvals(head).flip(0)[:3]
+        recorded = torch.tensor([float(last[f"head_s{k}"]) for k in (1, 2, 3)], dtype=torch.float64)
+        torch.testing.assert_close(recorded, smallest, rtol=1e-4, atol=1e-6)
+
+
+def test_photographs_from_elsewhere_are_recognised():
+    right = {}
+    for name in ("patchnet", "stridenet"):
+        model = models.load(name)
+        with torch.no_grad():
+            probabilities = model(torch.stack([images.load(photo) for photo in CALLED])).softmax(1)
+        right[name] = {photo for photo, p in zip(CALLED, probabilities, strict=True)
+                       if p[model.categories.index(CALLED[photo])] >= 0.7}
+    assert len(right["patchnet"] & right["stridenet"]) >= 4, right
+
+
+def test_names_lists_what_load_takes():
+    assert models.names()[:4] == SHIPPED
+    assert {"resnet18", "resnet50", "vit_b_32"} <= set(models.names())
+
+
+def test_torchvision_builders_take_pixels_and_carry_names():
+    model = models.load("resnet18", weights=None, dtype=torch.float64)
+    assert model.input_size == 224 and len(model.categories) == 1000 and not model.training
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), model.network(model.normalize(image)))
+    assert next(model.parameters()).dtype == torch.float64
+
+
+def test_unknown_names_list_near_ones():
+    with pytest.raises(ValueError, match=r"'patchnett'.*near matches: patchnet"):
+        models.load("patchnett")
+    with pytest.raises(ValueError, match="weights must be"):
+        models.load("resnet18", weights="IMAGENET1K_V1")
+    with pytest.raises(ValueError, match="shipped with its weights"):
+        models.load("patchnet", weights=None)
+    with pytest.raises(ValueError, match="'patch' or 'stride'"):
+        models.SmallResNet("conv", ["a"])
+
+
+def test_without_a_network_the_error_says_how_to_get_the_weights(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"no network.*resnet18-\w+\.pth.*weights=None"):
+        models.load("resnet18")
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_cached_file_that_carries_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    from torchvision.models import ResNet18_Weights
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    cache = tmp_path / "checkpoints" / ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    cache.parent.mkdir()
+    torch.save({"conv1.weight": Hostile(str(tmp_path / "ran"))}, cache)
+    with pytest.raises(RuntimeError, match="resnet18"):
+        models.load("resnet18")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_saved_networks_come_back(tmp_path):
+    model = models.SmallResNet("stride", ["a", "b"]).eval()
+    models.save(model, tmp_path / "small.safetensors")
+    again = models.read(tmp_path / "small.safetensors").eval()
+    image = torch.rand(1, 3, 64, 64)
+    assert again.categories == ["a", "b"] and torch.equal(again(image), model(image))
+
+
+def test_damaged_and_hostile_files_are_refused(tmp_path):
+    whole = (FOLDER / "patchnet.safetensors").read_bytes()
+    cases = {"truncated": whole[: len(whole) // 2], "empty": b"", "no header": whole[8:],
+             "pickle": pickle.dumps(Hostile(str(tmp_path / "ran")))}
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.safetensors: not a whole file"):
+            models.read(path)
+    assert not (tmp_path / "ran").exists()
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not a whole file"):
+        models.read(tmp_path / "other.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "keys.safetensors", {"stem": "patch", "categories": '["a"]'})
+    with pytest.raises(ValueError, match="conv1.weight"):
+        models.read(tmp_path / "keys.safetensors")
+    with pytest.raises(FileNotFoundError):
+        models.read(tmp_path / "absent.safetensors")

@@ -1,0 +1,72 @@
+"""What the files of the repository promise each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+
+from collide_utils import claims
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch-cpu"}
+
+
+def test_conda_and_pip_install_the_same():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]]
+    expected = {CONDA_NAMES.get(r.name, r.name) + str(r.specifier) for r in wanted}
+    expected |= {"python" + project["requires-python"], "pip"}
+    listed = re.findall(r"^  - ([\w>=.-]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    assert set(listed) - {"conda-forge"} == expected
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebooks_are_paired(script):
+    text, notebook = jupytext.read(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    assert [(c.cell_type, c.source, c.metadata) for c in text.cells] == [
+        (c.cell_type, c.source, c.metadata) for c in notebook.cells]
+    nbformat.validate(notebook)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebooks_were_run_top_to_bottom_and_printed_nothing_private(script):
+    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for output in (output for cell in code for output in cell.outputs):
+        assert output.output_type != "error" and output.get("name") != "stderr"
+        text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+        assert not re.search(r"0x[0-9a-f]{6}|/home/|/root/|/tmp/|site-packages", text), text
+        if "image/png" in output.get("data", {}):
+            assert len(output.metadata["image/png"]["alt"]) > 40
+
+
+def test_every_notebook_has_its_pair():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks and [n.stem for n in notebooks] == [s.stem for s in SCRIPTS]
+
+
+def test_every_claim_is_complete_and_decided_in_its_notebook():
+    for name, entry in claims.ledger().items():
+        assert set(entry) == {"claim", "supplement", "notebook", "verdict", "evidence"}, name
+        assert re.fullmatch("holds|fails|holds if .+", entry["verdict"]), name
+        assert entry["evidence"] and all({"what"} < set(e) <= {"what", "at_most", "at_least"}
+                                         for e in entry["evidence"].values()), name
+        source = (ROOT / "notebooks" / f"{entry['notebook']}.py").read_text(encoding="utf-8")
+        assert f'"{name}"' in source, name
+
+
+def test_importing_the_module_is_light():
+    heavy = "torchvision|captum|skimage|sklearn|matplotlib|IPython"
+    code = ("import sys, pkgutil, importlib, collide_utils as c\n"
+            "[importlib.import_module('collide_utils.' + m.name) for m in pkgutil.iter_modules(c.__path__)]\n"
+            f"print([m for m in sys.modules if m in {heavy.split('|')!r}])")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"

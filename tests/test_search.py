@@ -1,0 +1,186 @@
+import math
+import warnings
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from collide_utils import images, models, nullspace
+from collide_utils.compare import compare
+from collide_utils.search import NullSpaceSearch
+
+BETAS = [8 * 2**k for k in range(11)]
+
+
+def stem_change(model, x, y):
+    return dict(compare(model, x, y).changes)["conv1"]
+
+
+@pytest.mark.parametrize("name", images.names())
+def test_patchnet_collides_on_every_photograph_at_every_beta(name, patchnet, search):
+    photograph, single = images.load(name), models.load("patchnet")
+    for v in (search.repeat(3), search.random(torch.Generator().manual_seed(1))):
+        for beta in BETAS:
+            y = search.collide(photograph, v, beta)
+            double, float32 = compare(patchnet, photograph, y), compare(single, photograph, y)
+            assert dict(double.changes)["conv1"] < 1e-10
+            assert dict(float32.changes)["conv1"] < 1e-3
+            assert double.collides_from == float32.collides_from == "conv1"
+            assert double.predictions[0] == double.predictions[1]
+            assert float32.predictions[0] == float32.predictions[1]
+
+
+def test_stridenet_does_not_collide():
+    model = models.load("stridenet", dtype=torch.float64)
+    with pytest.warns(UserWarning, match="overlap") as caught:
+        search = NullSpaceSearch(model)
+        v = search.random(torch.Generator().manual_seed(1))
+    assert len(caught) == 1
+    for name in images.names():
+        photograph = images.load(name)
+        for perturbation in (v, search.repeat(3)):
+            y = search.collide(photograph, perturbation, 512)
+            assert stem_change(model, photograph, y) > 0.1
+            assert compare(model, photograph, y).collides_from is None
+
+
+def test_every_perturbation_vanishes_under_the_dense_matrix_of_the_stem():
+    # Stem and normalisation as one explicit matrix on a small image, built from unit images.
+    model = models.SmallResNet("patch", ["a", "b"]).double().eval()
+    shape = (3, 21, 23)
+    search = NullSpaceSearch(model, shape)
+    units = torch.cat([torch.zeros(1, 3 * 21 * 23), torch.eye(3 * 21 * 23)]).double().view(-1, *shape)
+    with torch.no_grad():
+        responses = model.conv1(model.normalize(units)).flatten(1)
+    dense = (responses[1:] - responses[0]).T
+    for v in (*(search.repeat(k) for k in range(83)), search.random()):
+        assert (dense @ v.flatten()).abs().max() < 1e-13
+    assert dense.shape[1] - nullspace.matrix_rank(dense, 1e-12) == 9 * 83 + 3 * (21 * 23 - 21 * 21)
+
+
+def test_basis_is_orthonormal_in_pixel_space(search):
+    assert search.basis.shape == (147, 83) and search.basis.dtype == torch.float64
+    torch.testing.assert_close(search.basis.T @ search.basis, torch.eye(83, dtype=torch.float64), atol=1e-13, rtol=0)
+
+
+def test_windows_have_unit_norm_and_the_chosen_vectors(search):
+    indices = torch.randint(83, (32, 32))
+    mosaic = search.mosaic(indices)
+    assert mosaic.shape == (3, 224, 224)
+    cut = nn.functional.unfold(mosaic[None], 7, stride=7)[0]
+    torch.testing.assert_close(cut, search.basis[:, indices.flatten()])
+    torch.testing.assert_close(cut.norm(dim=0), torch.ones(1024, dtype=torch.float64))
+    torch.testing.assert_close(search.repeat(4), search.mosaic(torch.full((32, 32), 4)))
+
+
+def test_random_follows_its_generator(search):
+    draws = [search.random(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_beta_is_the_norm_of_a_windows_change_in_grey_levels(search, cat):
+    change = 255 * (search.collide(cat, search.repeat(0), 8) - cat.double())
+    torch.testing.assert_close(nn.functional.unfold(change[None], 7, stride=7)[0].norm(dim=0),
+                               torch.full((1024,), 8.0, dtype=torch.float64))
+    assert torch.equal(search.collide(cat, search.repeat(0), 0), cat.double())
+
+
+def test_a_fully_connected_first_layer_is_searched_too():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2 * 6 * 5, 7), nn.ReLU(), nn.Linear(7, 3)).double()
+    search = NullSpaceSearch(model, (2, 6, 5))
+    x = torch.rand(2, 6, 5, dtype=torch.float64)
+    assert search.basis.shape == (60, 53)
+    assert compare(model, x, search.collide(x, search.repeat(0), 512)).collides_from == "1"
+
+
+def test_a_grouped_first_layer_and_a_padded_one():
+    for layer in (nn.Conv2d(4, 6, 3, stride=3, groups=2), nn.Conv2d(4, 6, 3, stride=4, padding=2)):
+        model = nn.Sequential(layer, nn.ReLU()).double()
+        search = NullSpaceSearch(model, (4, 12, 13))
+        x = torch.rand(4, 12, 13, dtype=torch.float64)
+        y = search.collide(x, search.random(), 4096)
+        assert (x - y).abs().max() > 1
+        assert dict(compare(model, x, y).changes)["0"] < 1e-12
+
+
+def test_the_recipe_is_exact_on_an_untrained_vision_transformer():
+    model = torchvision.models.vit_b_32(weights=None).double().eval()
+    search = NullSpaceSearch(model, (3, 224, 224))
+    x = images.load("flower")
+    comparison = compare(model, x, search.collide(x, search.random(), 512))
+    assert comparison.changes[0][0] == comparison.collides_from == "conv_proj"
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x**2
+
+
+class Pointwise(nn.Module):
+    """Affine in each pixel, but not the same map across a channel."""
+
+    def forward(self, x):
+        return x * torch.linspace(1, 2, x.shape[-1], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("before", [Squared(), Pointwise(), nn.AvgPool2d(2)])
+def test_a_first_layer_that_does_not_see_pixels_is_refused(before):
+    model = nn.Sequential(before, nn.Conv2d(3, 4, 3, stride=3))
+    with pytest.raises(ValueError, match="not an affine map of each channel"):
+        NullSpaceSearch(model, (3, 12, 12))
+
+
+def test_a_first_layer_without_a_null_space_is_named():
+    model = nn.Sequential(nn.Conv2d(3, 30, 3, stride=3))
+    with pytest.raises(ValueError, match=r"0 \(Conv2d, 30×27\), has no null space"):
+        NullSpaceSearch(model, (3, 12, 12))
+
+
+def test_the_size_of_the_images_must_be_known():
+    with pytest.raises(ValueError, match="input_shape"):
+        NullSpaceSearch(nn.Sequential(nn.Conv2d(3, 4, 3, stride=3)))
+
+
+def test_the_callers_model_is_left_alone():
+    model = models.SmallResNet("patch", ["a"]).train()
+    NullSpaceSearch(model)
+    assert model.training and model.conv1.weight.dtype == torch.float32
+    assert int(model.bn1.num_batches_tracked) == 0
+
+
+def test_separate_windows_do_not_warn(patchnet):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NullSpaceSearch(patchnet)
+
+
+@pytest.mark.parametrize("beta", [-1, math.nan, math.inf])
+def test_bad_beta_is_named(beta, search, cat):
+    with pytest.raises(ValueError, match=str(beta)):
+        search.collide(cat, search.repeat(0), beta)
+
+
+def test_bad_images_are_named(search, cat):
+    v = search.repeat(0)
+    for image, error, text in [
+        (cat[:, :100], ValueError, r"\(3, 224, 224\), not \(3, 100, 224\)"),
+        (cat[None], ValueError, r"not \(1, 3, 224, 224\)"),
+        ((255 * cat).byte(), TypeError, "uint8"),
+        (cat.numpy(), TypeError, "ndarray"),
+        (cat.clone().fill_(math.nan), ValueError, "NaN"),
+    ]:
+        with pytest.raises(error, match=text):
+            search.collide(image, v, 8)
+        with pytest.raises(error, match="perturbation"):
+            search.collide(cat, image, 8)
+
+
+def test_bad_indices_are_named(search):
+    for index in (83, -1):
+        with pytest.raises(IndexError, match=f"{index}; there are 83"):
+            search.repeat(index)
+    with pytest.raises(ValueError, match=r"\(32, 32\)"):
+        search.mosaic(torch.zeros(31, 32, dtype=torch.int64))
+    with pytest.raises(ValueError, match="float32"):
+        search.mosaic(torch.zeros(32, 32))
