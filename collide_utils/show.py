@@ -1,6 +1,6 @@
-"""Figures for the notebooks; nothing is computed here.
+"""Figures and widgets for the notebooks; nothing is computed here.
 
-Every function returns an ``IPython.display.Image``: a PNG with an alternative text, for readers who cannot see it.
+Every figure is an ``IPython.display.Image``: a PNG with an alternative text, for readers who cannot see it.
 """
 
 from __future__ import annotations
@@ -65,18 +65,66 @@ def change_by_layer(comparisons, alt):
     return _png(figure, alt)
 
 
-def change_by_beta(betas, series, alt):
-    """Draw the relative feature change against β, one line for each named list of changes in `series`."""
+def lines(x, series, title, xlabel, ylabel, alt, guides=None):
+    """Draw named lists of values against `x`, both axes logarithmic; `guides` are drawn without markers, thin."""
     figure, axes = _figure(1, 1, (7, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
-        axis.loglog(betas, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name, base=10)
-    axis.set_xticks(betas, [str(beta) for beta in betas])
+        axis.loglog(x, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name)
+    for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
+        axis.loglog(x, values, linestyle=line, linewidth=1, color="black", label=name)
+    axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
-    axis.set(title="Relative feature change after the stem", xlabel="β (8-bit grey levels per window)",
-             ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.legend()
     return _png(figure, alt)
+
+
+def against_law(samples, density, distribution, xlabel, alt):
+    """Draw named samples of a positive quantity against a law: histograms, and empirical distributions, up to 6."""
+    import numpy as np
+
+    figure, axes = _figure(1, 2, (5, 3.8))
+    grid = np.linspace(0.002, 6, 600)
+    for (name, sample), (_, line), grey in zip(samples.items(), _STYLES, _greys(), strict=False):
+        axes[0, 0].hist(sample, bins=np.linspace(0, 6, 25), weights=np.full(len(sample), 4 / len(sample)),
+                        histtype="step", linestyle=line, color=grey, label=name)
+        axes[0, 1].step(np.sort(sample), (np.arange(len(sample)) + 1) / len(sample), where="post", linestyle=line,
+                        color=grey, label=name)
+    for axis, law in zip(axes[0], (density, distribution), strict=True):
+        axis.plot(grid, law(grid), color="black", linewidth=2, alpha=0.6, label="the law")
+        axis.set(xlim=(0, 6), xlabel=xlabel)
+        axis.legend()
+    axes[0, 0].set(title="Histogram", ylabel="probability density", ylim=(0, 2.5))
+    axes[0, 1].set(title="Empirical distribution", ylabel="share of draws below", ylim=(0, 1))
+    return _png(figure, alt)
+
+
+def panel(draw, **sliders):
+    """Return a widget: `sliders` above the picture that ``draw(**values)`` gives, redrawn when a slider is let go.
+
+    Parameters
+    ----------
+    draw : function of the sliders' values to an ``IPython.display.Image`` with an alternative text, as all functions
+        here return. The text stands under the picture, where screen readers announce it when it changes.
+    sliders : ipywidgets with a ``value`` and a ``description``, by the name of draw's argument.
+    """
+    import html
+
+    import ipywidgets
+
+    picture, caption = ipywidgets.Image(format="png"), ipywidgets.HTML()
+
+    def redraw(_=None):
+        drawn = draw(**{name: slider.value for name, slider in sliders.items()})
+        picture.value = drawn.data  # the same widget with new bytes: replacing the widget would flicker
+        caption.value = f'<div role="status">{html.escape(drawn.alt)}</div>'
+
+    for slider in sliders.values():
+        slider.continuous_update = False
+        slider.observe(redraw, "value")
+    redraw()
+    return ipywidgets.VBox([*sliders.values(), picture, caption])
 
 
 def _greys():

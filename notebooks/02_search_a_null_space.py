@@ -211,8 +211,8 @@ report(rows)
 # ## How exact is exact?
 #
 # In real numbers $Wv = 0$. A computer rounds $v$, rounds $x + \frac{\beta}{255} v$ and rounds every product and sum, each
-# by a relative error of at most the machine epsilon of its number format. What is left after the stem should therefore
-# grow like eps · β once the perturbation dominates the image. It does, in all four formats.
+# by a relative error of at most the machine epsilon of its number format. What is left after the stem should therefore be
+# proportional to eps, and grow with β once the perturbation dominates the image.
 
 # %%
 formats = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -220,9 +220,11 @@ series = {}
 for dtype in formats:
     rounded = models.load(network, dtype=dtype)
     series[str(dtype).removeprefix("torch.")] = [stem_change(compare(rounded, cat, colliding[b])) for b in betas]
-show.change_by_beta(betas, series, alt="Relative feature change after the stem against beta on logarithmic axes, one line "
-                    "for each of bfloat16, float16, float32 and float64: four nearly parallel lines, flat at first and "
-                    "then rising in proportion to beta, from about 1e-2 for bfloat16 down to 1e-15 for float64.")
+show.lines(
+    betas, series, "Relative feature change after the stem", "β (8-bit grey levels per window)", "‖f(y) − f(x)‖ / ‖f(x)‖",
+    alt="Relative feature change after the stem against beta on logarithmic axes, one line for each of bfloat16, "
+        "float16, float32 and float64: four nearly parallel lines, flat at first and rising once beta exceeds about a "
+        "thousand, from about 1e-2 for bfloat16 down to 1e-15 for float64.")
 
 # %% [markdown]
 # Is that all rounding? `compare` says *rounding* up to 64 · eps · growth, where growth is the norm of the perturbed image
@@ -233,7 +235,7 @@ show.change_by_beta(betas, series, alt="Relative feature change after the stem a
 growth = float(colliding[8192].norm() / cat.double().norm())
 for dtype, values in zip(formats, series.values(), strict=True):
     eps = torch.finfo(dtype).eps
-    print(f"{str(dtype):<15} eps = {eps:.0e}   change at β = 8192 within 64 · eps · growth: {values[-1] < 64 * eps * growth}")
+    print(f"{dtype!s:<15} eps = {eps:.0e}   change at β = 8192 within 64 · eps · growth: {values[-1] < 64 * eps * growth}")
     assert values[-1] < 64 * eps * growth
 
 # %% [markdown]

@@ -35,8 +35,10 @@ alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}"></div>
 
 def run(notebook, path, bar):
     """Execute `notebook` in place; return None, or what failed and where."""
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}, extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                            on_cell_executed=lambda **_: bar.update(), record_timing=False, store_widget_state=False)
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}, record_timing=False,
+        store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        on_cell_executed=lambda **_: bar.update())
     try:
         client.execute()
     except CellExecutionError as error:

@@ -1,11 +1,12 @@
 import io
 
+import ipywidgets
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from collide_utils import show
+from collide_utils import randmat, show
 from collide_utils.compare import compare
 
 
@@ -16,7 +17,8 @@ def figures():
         show.images([torch.rand(3, 8, 8)] * 5, list("abcde"), alt="five"),
         show.spectrum([3.0, 2.0], columns=4, alt="five"),
         show.change_by_layer({"same": same}, alt="five"),
-        show.change_by_beta([8, 16], {"float32": [1e-7, 2e-7]}, alt="five"),
+        show.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
+        show.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
     ]
 
 
@@ -35,3 +37,17 @@ def test_pictures_and_titles_must_match():
 def test_a_perturbation_is_centred_on_grey():
     picture = show.perturbation(torch.tensor([-2.0, 0.0, 1.0]))
     torch.testing.assert_close(picture, torch.tensor([0.0, 0.5, 0.75]))
+
+
+def test_a_panel_replaces_the_bytes_of_one_picture():
+    def draw(n):
+        return show.lines([1, 2], {"a": [n, n + 1]}, "title", "x", "y", alt=f"n is {n} < 9")
+
+    slider = ipywidgets.IntSlider(1, 1, 5, description="n")
+    panel = show.panel(draw, n=slider)
+    picture = panel.children[1]
+    before = picture.value
+    assert before == draw(1).data and "n is 1 &lt; 9" in panel.children[2].value
+    slider.value = 4
+    assert panel.children[1] is picture and picture.value == draw(4).data != before
+    assert "n is 4" in panel.children[2].value
