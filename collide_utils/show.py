@@ -67,7 +67,7 @@ def change_by_layer(comparisons, alt):
 
 def lines(x, series, title, xlabel, ylabel, alt, guides=None):
     """Draw named lists of values against `x`, both axes logarithmic; `guides` are drawn without markers, thin."""
-    figure, axes = _figure(1, 1, (7, 4.2))
+    figure, axes = _figure(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
         axis.loglog(x, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name)
@@ -76,24 +76,25 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None):
     axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    axis.legend()
+    figure.legend(loc="outside right upper")
     return _png(figure, alt)
 
 
-def against_law(samples, density, distribution, xlabel, alt):
-    """Draw named samples of a positive quantity against a law: histograms, and empirical distributions, up to 6."""
+def against_law(samples, density, distribution, xlabel, alt, upper=6):
+    """Draw named samples of a positive quantity against a law, up to `upper`: histograms, empirical distributions."""
     import numpy as np
 
     figure, axes = _figure(1, 2, (5, 3.8))
-    grid = np.linspace(0.002, 6, 600)
+    grid = np.linspace(0.002, upper, 600)
     for (name, sample), (_, line), grey in zip(samples.items(), _STYLES, _greys(), strict=False):
-        axes[0, 0].hist(sample, bins=np.linspace(0, 6, 25), weights=np.full(len(sample), 4 / len(sample)),
-                        histtype="step", linestyle=line, color=grey, label=name)
+        axes[0, 0].hist(sample, bins=np.linspace(0, upper, 25),
+                        weights=np.full(len(sample), 24 / upper / len(sample)), histtype="step", linestyle=line,
+                        color=grey, label=name)
         axes[0, 1].step(np.sort(sample), (np.arange(len(sample)) + 1) / len(sample), where="post", linestyle=line,
                         color=grey, label=name)
     for axis, law in zip(axes[0], (density, distribution), strict=True):
         axis.plot(grid, law(grid), color="black", linewidth=2, alpha=0.6, label="the law")
-        axis.set(xlim=(0, 6), xlabel=xlabel)
+        axis.set(xlim=(0, upper), xlabel=xlabel)
         axis.legend()
     axes[0, 0].set(title="Histogram", ylabel="probability density", ylim=(0, 2.5))
     axes[0, 1].set(title="Empirical distribution", ylabel="share of draws below", ylim=(0, 1))
@@ -113,6 +114,10 @@ def panel(draw, **sliders):
 
     import ipywidgets
 
+    class Panel(ipywidgets.VBox):
+        def __repr__(self):  # what a reader without a kernel sees instead
+            return f"[interactive panel: {', '.join(slider.description for slider in sliders.values())}]"
+
     picture, caption = ipywidgets.Image(format="png"), ipywidgets.HTML()
 
     def redraw(_=None):
@@ -124,7 +129,7 @@ def panel(draw, **sliders):
         slider.continuous_update = False
         slider.observe(redraw, "value")
     redraw()
-    return ipywidgets.VBox([*sliders.values(), picture, caption])
+    return Panel([*sliders.values(), picture, caption])
 
 
 def _greys():

@@ -58,10 +58,10 @@ RECIPES = {
     "patchnet": dict(seed=1, epochs=(70, 20), small=168, steps=0, radius=0.0),
     "stridenet": dict(seed=1, epochs=(36, 8), small=128, steps=0, radius=0.0),
     "patchnet-b": dict(seed=2, epochs=(70, 20), small=168, steps=0, radius=0.0),
-    "patchnet-l2": dict(seed=3, epochs=(30, 6), small=168, steps=2, radius=2.0),
+    "patchnet-l2": dict(seed=3, epochs=(24, 4), small=168, steps=2, radius=2.0),
 }
 BATCH, PEAK_LR, MOMENTUM, WEIGHT_DECAY, WARMUP, MIXED = 64, 0.1, 0.9, 5e-4, 0.1, 0.5
-TEST_RADIUS, TEST_STEPS = 1.0, 20
+TEST_RADIUS, TEST_STEPS = 2.0, 20
 
 
 # Data ----------------------------------------------------------------------------------------------------------------

@@ -51,3 +51,4 @@ def test_a_panel_replaces_the_bytes_of_one_picture():
     slider.value = 4
     assert panel.children[1] is picture and picture.value == draw(4).data != before
     assert "n is 4" in panel.children[2].value
+    assert repr(panel) == "[interactive panel: n]"
