@@ -48,15 +48,16 @@ def record(model, layers=None):
     recording, handles = Recording(), []
 
     def before(name, args):
-        recording.inputs[name].append(_copy(args))
+        recording.inputs[name].append(_first_tensor(args))
 
     def after(name, output):
-        recording.outputs[name].append(_copy(output))
+        recording.outputs[name].append(_first_tensor(output))
         recording.order.append(name)
 
     try:
         for name in layers:
-            handles.append(modules[name].register_forward_pre_hook(lambda _, args, name=name: before(name, args)))
+            handles.append(modules[name].register_forward_pre_hook(
+                lambda _, args, kwargs, name=name: before(name, (*args, *kwargs.values())), with_kwargs=True))
             handles.append(modules[name].register_forward_hook(lambda _, args, out, name=name: after(name, out)))
         yield recording
     finally:
@@ -64,7 +65,7 @@ def record(model, layers=None):
             handle.remove()
 
 
-def _copy(value):
-    while isinstance(value, (tuple, list)):
-        value = value[0]
+def _first_tensor(value):
+    while not isinstance(value, torch.Tensor):
+        value = next(iter(value.values() if isinstance(value, dict) else value))
     return value.detach().clone()

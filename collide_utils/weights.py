@@ -38,8 +38,8 @@ def layer_weights(model, input_shape=None):
 
     The order is that of the first calls when `model` runs, in eval mode, on one input of `input_shape`, by default
     ``(3, model.input_size, model.input_size)``. A model without ``input_size``, given no shape, keeps the order of
-    registration, and a layer that the run does not call follows the one registered before it. ValueError if there is no
-    such layer.
+    registration; a layer that the run does not call follows the one registered before it, or comes last if there is
+    none. ValueError if there is no convolution and no linear layer.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
@@ -47,7 +47,7 @@ def layer_weights(model, input_shape=None):
     if input_shape is None and hasattr(model, "input_size"):
         input_shape = (3, model.input_size, model.input_size)
     calls = _first_calls(model, layers, input_shape) if input_shape is not None else {}
-    order, place = {}, -1
+    order, place = {}, len(layers)
     for name in layers:
         order[name] = place = calls.get(name, place)
     return [_layer_weight(name, layers[name]) for name in sorted(layers, key=order.__getitem__)]

@@ -47,6 +47,19 @@ def test_layers_that_return_several_tensors_are_recorded_by_the_first():
     assert torch.equal(recording.outputs[""][0], output)
 
 
+class Dictionary(nn.Module):
+    def forward(self, *, x):
+        return {"out": 2 * x}
+
+
+def test_keyword_arguments_and_dictionaries_are_looked_into():
+    x = torch.randn(3)
+    model = Dictionary()
+    with record(model, [""]) as recording:
+        model(x=x)
+    assert torch.equal(recording.inputs[""][0], x) and torch.equal(recording.outputs[""][0], 2 * x)
+
+
 def test_hooks_are_removed_also_after_an_error():
     model = nn.Sequential(nn.Linear(3, 4))
     with pytest.raises(RuntimeError), record(model):

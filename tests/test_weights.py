@@ -38,11 +38,11 @@ class Backwards(nn.Module):
 
 def test_order_is_that_of_the_forward_pass():
     model = Backwards()
-    assert [w.name for w in weights.layer_weights(model)] == ["unused", "stem", "head"]
+    assert [w.name for w in weights.layer_weights(model)] == ["stem", "head", "unused"]
     del Backwards.input_size
     try:
         assert [w.name for w in weights.layer_weights(model)] == ["unused", "head", "stem"]
-        assert [w.name for w in weights.layer_weights(model, (3, 8, 8))] == ["unused", "stem", "head"]
+        assert [w.name for w in weights.layer_weights(model, (3, 8, 8))] == ["stem", "head", "unused"]
     finally:
         Backwards.input_size = 8
 
