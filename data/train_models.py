@@ -53,14 +53,15 @@ CLASSES = {
     "turtle": ["hawksbill"],
     "watch": ["watch"],
 }
-# seed, epochs at the small and at the full size, the small size, PGD steps and radius (L2, [0, 1] pixels at 224×224)
+# seed; epochs at the small size, at the full size, and of polish (full size, classes balanced, nothing mixed); the
+# small size; PGD steps and radius (L2, [0, 1] pixels at 224×224)
 RECIPES = {
-    "patchnet": dict(seed=1, epochs=(70, 20), small=168, steps=0, radius=0.0),
-    "stridenet": dict(seed=1, epochs=(36, 8), small=128, steps=0, radius=0.0),
-    "patchnet-b": dict(seed=2, epochs=(70, 20), small=168, steps=0, radius=0.0),
-    "patchnet-l2": dict(seed=3, epochs=(24, 4), small=168, steps=2, radius=2.0),
+    "patchnet": dict(seed=1, epochs=(70, 20, 5), small=168, steps=0, radius=0.0),
+    "stridenet": dict(seed=1, epochs=(36, 8, 5), small=128, steps=0, radius=0.0),
+    "patchnet-b": dict(seed=2, epochs=(70, 20, 5), small=168, steps=0, radius=0.0),
+    "patchnet-l2": dict(seed=3, epochs=(24, 4, 2), small=168, steps=2, radius=2.0),
 }
-BATCH, PEAK_LR, MOMENTUM, WEIGHT_DECAY, WARMUP, MIXED = 64, 0.1, 0.9, 5e-4, 0.1, 0.5
+BATCH, PEAK_LR, POLISH_LR, MOMENTUM, WEIGHT_DECAY, WARMUP, MIXED = 64, 0.1, 0.01, 0.9, 5e-4, 0.1, 0.5
 TEST_RADIUS, TEST_STEPS = 2.0, 20
 
 
@@ -231,11 +232,14 @@ def train(name, bank, answers, labels, held_out, work, device):
     pooled = []
     hook = model.flatten.register_forward_hook(lambda _, args, output: pooled.append(output))
     second_head = torch.nn.Linear(model.fc.in_features, answers.shape[1]).to(device)
-    epochs, steps = sum(recipe["epochs"]), len(labels) // BATCH
+    small_epochs, full_epochs, polish_epochs = recipe["epochs"]
+    cycle, steps = small_epochs + full_epochs, len(labels) // BATCH
+    epochs = cycle + polish_epochs
+    rarity = 1 / labels.bincount()[labels]
     optimiser = torch.optim.SGD([*model.parameters(), *second_head.parameters()], lr=PEAK_LR, momentum=MOMENTUM,
                                 weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, PEAK_LR, total_steps=epochs * steps, pct_start=WARMUP, cycle_momentum=False, final_div_factor=100)
+        optimiser, PEAK_LR, total_steps=cycle * steps, pct_start=WARMUP, cycle_momentum=False, final_div_factor=100)
     banks = {models.INPUT_SIZE: bank,
              recipe["small"]: torch.cat([v2.functional.resize(views, recipe["small"]) for views in bank.split(BATCH)])}
     checkpoint, record = work / f"{name}.pt", []
@@ -249,17 +253,21 @@ def train(name, bank, answers, labels, held_out, work, device):
         torch.set_rng_state(state["rng"])
     bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name)
     for epoch in bar:
-        size = recipe["small"] if epoch < recipe["epochs"][0] else models.INPUT_SIZE
+        size = recipe["small"] if epoch < small_epochs else models.INPUT_SIZE
         model.train()
         rates, losses = [], []
-        for rows in torch.randperm(len(labels), generator=generator)[: steps * BATCH].split(BATCH):
+        if epoch < cycle:
+            order = torch.randperm(len(labels), generator=generator)[: steps * BATCH]
+        else:
+            order = torch.multinomial(rarity, steps * BATCH, replacement=True, generator=generator)
+        for step, rows in enumerate(order.split(BATCH)):
             view = torch.randint(VIEWS, (BATCH,), generator=generator)
             x = banks[size][rows * VIEWS + view].to(device).float() / 255
             y = F.one_hot(labels[rows], len(CLASSES)).float().to(device)
             taught = answers[rows * VIEWS + view].to(device).float()
             flip = torch.rand(BATCH, generator=generator) < 0.5
             x[flip] = x[flip].flip(-1)
-            if torch.rand((), generator=generator) < MIXED:
+            if epoch < cycle and torch.rand((), generator=generator) < MIXED:
                 x, y, taught = mix(x, y, taught, generator)
             if recipe["steps"]:
                 radius = recipe["radius"] * size / models.INPUT_SIZE
@@ -268,9 +276,14 @@ def train(name, bank, answers, labels, held_out, work, device):
             loss = F.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y)
             optimiser.zero_grad()
             (loss + F.cross_entropy(second_head(pooled[0]), taught)).backward()
-            rates.append(schedule.get_last_lr()[0])
+            if epoch >= cycle:
+                done = (epoch - cycle + step / steps) / polish_epochs
+                for group in optimiser.param_groups:
+                    group["lr"] = POLISH_LR * (1 - done)
+            rates.append(optimiser.param_groups[0]["lr"])
             optimiser.step()
-            schedule.step()
+            if epoch < cycle:
+                schedule.step()
             losses.append(loss.item())
         head = model.fc.weight.detach().double().cpu()
         last = epoch + 1 == epochs

@@ -87,9 +87,10 @@ print("relative residual below 1e-14:", bool(residual < 1e-14))
 
 # %%
 singular_values = torch.linalg.svdvals(pixel_W)
-show.spectrum(singular_values.tolist(), columns=W.shape[1],
-              alt="The 64 singular values of patchnet's first weight on a logarithmic axis, falling from left to right; "
-                  "a grey band at their right marks the remaining 83 of the 147 dimensions, the null space.")
+show.spectrum(
+    singular_values.tolist(), columns=W.shape[1],
+    alt="The 64 singular values of patchnet's first weight on a logarithmic axis, falling from left to "
+        "right; a grey band at their right marks the remaining 83 of the 147 dimensions, the null space.")
 
 # %% [markdown]
 # `NullSpaceSearch` does the same for any network. It does not look for a layer called `normalize`: it runs the network on
@@ -112,12 +113,12 @@ print("windows overlap:", search.geometry.overlapping)
 generator = torch.Generator().manual_seed(0)
 repeated, mosaic = search.repeat(0), search.random(generator)
 show.images(
-    [show.perturbation(repeated[:, :7, :7]), show.perturbation(repeated), show.perturbation(mosaic[:, :28, :28]),
-     show.perturbation(mosaic)],
-    ["basis vector 0\n(one window)", "basis vector 0\nin all 32×32 windows", "a mosaic\n(4×4 of its windows)",
-     "the mosaic\n(32×32 random choices)"],
-    alt="Four pictures: a 7×7 block of coloured pixels; the same block repeated until it looks like an even texture; "
-        "sixteen different blocks side by side; and a thousand of them, which look like colour noise.")
+    [show.perturbation(v) for v in (repeated[:, :7, :7], repeated, mosaic[:, :28, :28], mosaic)],
+    ["basis vector 0\n(one window)", "basis vector 0\nin all 32×32 windows",
+     "a mosaic\n(4×4 of its windows)", "the mosaic\n(32×32 random choices)"],
+    alt="Four pictures: a 7×7 block of coloured pixels; the same block repeated until it looks like an "
+        "even texture; sixteen different blocks side by side; and a thousand of them, which look like "
+        "colour noise.")
 
 # %% [markdown]
 # ## From a perturbation to a colliding photograph
@@ -135,8 +136,9 @@ show.images(
     [colliding[beta] for beta in shown],
     [f"β = {beta}: {beta / 147**0.5:.1f} grey levels RMS\n{results[beta].predictions[1]}, "
      f"p = {results[beta].probabilities[1]:.3f}" for beta in shown], columns=3,
-    alt="The photograph of a cat with a growing null-space perturbation: unchanged twice, grainy, noisier, barely there "
-        "under noise, and at beta 8192 nothing but colour noise. Under each the same class and the same probability.")
+    alt="The photograph of a cat with a growing null-space perturbation: unchanged twice, grainy, noisier, "
+        "barely there under noise, and at beta 8192 nothing but colour noise. Under each the same class and "
+        "the same probability.")
 
 # %% [markdown]
 # How far apart are the features? `compare` runs the network on both images and gives, for the output of every layer,
@@ -156,9 +158,10 @@ noise = torch.randn(mosaic.shape, generator=generator, dtype=torch.float64)
 noise *= mosaic.norm() / noise.norm()
 lines = {"null space, β = 8": results[8], "null space, β = 8192": results[8192],
          "white noise, β = 8": compare(model, cat, search.collide(cat, noise, 8))}
-show.change_by_layer(lines, alt="Relative feature change at every layer on a logarithmic axis. All lines start high at "
-                     "the input. The two null-space lines drop to about 1e-15 and 1e-12 at the first convolution and "
-                     "stay there; the line for white noise stays ten orders of magnitude or more above them.")
+show.change_by_layer(
+    lines, alt="Relative feature change at every layer on a logarithmic axis. All lines start high at the "
+    "input. The two null-space lines drop to about 1e-15 at the first convolution and stay there; the line "
+    "for white noise stays ten orders of magnitude above them.")
 
 # %% [markdown]
 # ## Turn one photograph into seven, and β into a range
@@ -175,7 +178,8 @@ photographs = {name: images.load(name, size=model.input_size) for name in images
 changes = {"repeat": [], "mosaic": []}
 for index, photograph in enumerate(photographs.values()):
     for recipe, v in (("repeat", search.repeat(index)), ("mosaic", search.random(generator))):
-        changes[recipe] += [stem_change(compare(model, photograph, search.collide(photograph, v, beta))) for beta in betas]
+        pairs = [compare(model, photograph, search.collide(photograph, v, beta)) for beta in betas]
+        changes[recipe] += [stem_change(pair) for pair in pairs]
 
 for recipe, values in changes.items():
     print(f"{recipe}: {len(values)} pairs, every change after the stem below 1e-10: {max(values) < 1e-10}")
@@ -219,12 +223,14 @@ formats = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 series = {}
 for dtype in formats:
     rounded = models.load(network, dtype=dtype)
-    series[str(dtype).removeprefix("torch.")] = [stem_change(compare(rounded, cat, colliding[b])) for b in betas]
+    pairs = [compare(rounded, cat, colliding[beta]) for beta in betas]
+    series[str(dtype).removeprefix("torch.")] = [stem_change(pair) for pair in pairs]
 show.lines(
-    betas, series, "Relative feature change after the stem", "β (8-bit grey levels per window)", "‖f(y) − f(x)‖ / ‖f(x)‖",
-    alt="Relative feature change after the stem against beta on logarithmic axes, one line for each of bfloat16, "
-        "float16, float32 and float64: four nearly parallel lines, flat at first and rising once beta exceeds about a "
-        "thousand, from about 1e-2 for bfloat16 down to 1e-15 for float64.")
+    betas, series, "Relative feature change after the stem",
+    "β (8-bit grey levels per window)", "‖f(y) − f(x)‖ / ‖f(x)‖",
+    alt="Relative feature change after the stem against beta on logarithmic axes, one line for each of "
+        "bfloat16, float16, float32 and float64: four nearly parallel lines, flat at first and rising once "
+        "beta exceeds about a thousand, from about 1e-2 for bfloat16 down to 1e-15 for float64.")
 
 # %% [markdown]
 # Is that all rounding? `compare` says *rounding* up to 64 · eps · growth, where growth is the norm of the perturbed image
@@ -235,8 +241,9 @@ show.lines(
 growth = float(colliding[8192].norm() / cat.double().norm())
 for dtype, values in zip(formats, series.values(), strict=True):
     eps = torch.finfo(dtype).eps
-    print(f"{dtype!s:<15} eps = {eps:.0e}   change at β = 8192 within 64 · eps · growth: {values[-1] < 64 * eps * growth}")
-    assert values[-1] < 64 * eps * growth
+    within = values[-1] < 64 * eps * growth
+    print(f"{dtype!s:<15} eps = {eps:.0e}   change at β = 8192 within 64 · eps · growth: {within}")
+    assert within
 
 # %% [markdown]
 # In bfloat16, the format in which many networks are served, rounding alone changes the features by some per cent at large
