@@ -8,13 +8,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Part of each photograph that is shown: left, upper, right, lower as fractions of its width and height.
 _SAMPLES = {
-    "chelsea": ("skimage", (0.0, 0.0, 0.67, 1.0)),
-    "coffee": ("skimage", (0.0, 0.0, 1.0, 1.0)),
-    "astronaut": ("skimage", (0.2, 0.02, 0.68, 0.5)),
-    "rocket": ("skimage", (0.0, 0.0, 1.0, 1.0)),
-    "stereo_motorcycle": ("skimage", (0.13, 0.0, 0.81, 1.0)),
-    "china": ("sklearn", (0.0, 0.0, 0.67, 1.0)),
-    "flower": ("sklearn", (0.0, 0.0, 1.0, 1.0)),
+    "chelsea": ("skimage", (0.288, 0.110, 0.854, 0.960)),
+    "coffee": ("skimage", (0.267, 0.050, 0.733, 0.750)),
+    "astronaut": ("skimage", (0.291, 0.047, 0.604, 0.359)),
+    "rocket": ("skimage", (0.000, 0.000, 1.000, 1.000)),
+    "stereo_motorcycle": ("skimage", (0.162, 0.000, 0.837, 1.000)),
+    "china": ("sklearn", (0.050, 0.000, 0.717, 1.000)),
+    "flower": ("sklearn", (0.317, 0.337, 0.683, 0.885)),
 }
 
 

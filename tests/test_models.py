@@ -62,14 +62,15 @@ def test_files_are_small_and_say_what_they_are():
 
 
 def test_accuracies_are_those_that_the_course_promises():
-    rows = {row["network"]: {key: float(value) for key, value in row.items() if key != "network"}
+    rows = {row["network"]: {key: float(value) for key, value in row.items() if key != "network" and value}
             for row in table("accuracy.csv")}
     assert rows["patchnet"]["held_out"] >= 0.88 and rows["stridenet"]["held_out"] >= 0.88
     assert abs(rows["patchnet"]["held_out"] - rows["patchnet-b"]["held_out"]) <= 0.02
     assert rows["patchnet-l2"]["robust"] > rows["patchnet"]["robust"] + 0.1
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     for name, row in rows.items():
-        numbers = " | ".join(f"{100 * row[key]:.1f} %" for key in ("held_out", "mean_of_classes", "robust"))
+        numbers = " | ".join(f"{100 * row[key]:.1f} %" if key in row else "not measured"
+                             for key in ("held_out", "mean_of_classes", "robust"))
         assert f"| `{name}` | {numbers} |" in card
 
 
