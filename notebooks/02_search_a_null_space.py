@@ -137,7 +137,7 @@ show.images(
     [f"β = {beta}: {beta / 147**0.5:.1f} grey levels RMS\n{results[beta].predictions[1]}, "
      f"p = {results[beta].probabilities[1]:.3f}" for beta in shown], columns=3,
     alt="The photograph of a cat with a growing null-space perturbation: unchanged twice, grainy, noisier, "
-        "barely there under noise, and at beta 8192 nothing but colour noise. Under each the same class and "
+        "buried in noise but still there at beta 2048, and at beta 8192 nothing but colour noise. Under each the same class and "
         "the same probability.")
 
 # %% [markdown]
@@ -150,7 +150,7 @@ show.images(
 results[8192]
 
 # %% [markdown]
-# The inputs differ several times over; everything from the first convolution on is the same. Here are the numbers behind
+# The difference of the inputs is many times as large as the input; everything from the first convolution on is the same. Here are the numbers behind
 # the word *rounding*, for a small and a large β, beside a perturbation of the same norm that is not in the null space.
 
 # %%
