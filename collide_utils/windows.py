@@ -29,12 +29,12 @@ class Geometry:
     @property
     def overlapping(self):
         """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
+        times = []
         for size, count, w, s, p, d in zip(self.shape[1:], self._positions(), self.window, self.stride, self.padding,
                                            self.dilation, strict=True):
-            seen = [i * s - p + d * j for i in range(count) for j in range(w)]
-            if any(times > 1 for pixel, times in Counter(seen).items() if 0 <= pixel < size):
-                return True
-        return False
+            seen = Counter(i * s - p + d * j for i in range(count) for j in range(w))
+            times.append(max((number for pixel, number in seen.items() if 0 <= pixel < size), default=0))
+        return times[0] * times[1] > 1
 
     @property
     def grid(self):

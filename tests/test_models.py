@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import pickle
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -135,7 +134,7 @@ def test_without_a_network_the_error_says_how_to_get_the_weights(tmp_path, monke
     def refuse(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"no network.*resnet18-\w+\.pth.*weights=None"):
         models.load("resnet18")
