@@ -308,7 +308,7 @@ def train(name, bank, answers, labels, held_out, work, device):
 def write_record(name, record, model, held_out, device):
     """Replace this network's rows in training.csv (one an epoch) and accuracy.csv (one a network)."""
     top, per_class = accuracy(model, *held_out, device)
-    # The attack is there to compare patchnet-l2 with patchnets; on stridenet it would take as long as its last epochs.
+    # The attack is there to compare patchnet-l2 with the other patchnets; stridenet would only take long.
     robust = None if model.stem == "stride" else accuracy(model, *held_out, device, TEST_RADIUS)[0]
     result = dict(network=name, held_out=top, mean_of_classes=per_class, robust=robust, radius=TEST_RADIUS,
                   attack_steps=TEST_STEPS, images=len(held_out[1]))

@@ -25,7 +25,7 @@
 #
 # **What you will learn**
 # - the law of the smallest singular value of a square Gaussian matrix, and how fast it sets in;
-# - why a random $n \times p$ matrix with $p = 2n$ is as well-conditioned as one could wish.
+# - why a random $n \times p$ matrix with $p = 2n$ is well-conditioned.
 #
 # **What you need**: eigenvalues and singular values, convergence in probability. About half a minute on two processor
 # cores.
