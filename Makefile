@@ -27,8 +27,8 @@ lab: .venv/installed  ## Open the notebooks in JupyterLab
 bench: .venv/installed  ## Time the fast algorithms against the usual ones
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-notebooks: .venv/installed  ## For authors: run the .py notebooks and rewrite the .ipynb beside them
-	@$(BIN)/python notebooks/build.py --rewrite
+notebooks: .venv/installed  ## For authors: run the .py notebooks (one: ONLY=03), rewrite the .ipynb beside them
+	@$(BIN)/python notebooks/build.py --rewrite $(ONLY)
 
 clean:  ## Remove what was built, the environment too
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -35,7 +35,7 @@ import ipywidgets
 import numpy as np
 from scipy.integrate import quad
 
-from collide_utils import claims, models, randmat, show, weights
+from collide_utils import claims, models, panels, randmat, show, weights
 
 rng = np.random.default_rng(1)
 sample = randmat.sample_smallest_eigenvalues
@@ -180,8 +180,8 @@ def draw(n, ratio):
 
 
 # %%
-show.panel(draw, n=ipywidgets.IntSlider(100, 10, 1000, 10, description="n"),
-           ratio=ipywidgets.FloatSlider(value=1.0, min=0.5, max=1.5, step=0.01, description="p / n"))
+panels.panel(draw, n=ipywidgets.IntSlider(100, 10, 1000, 10, description="n"),
+             ratio=ipywidgets.FloatSlider(value=1.0, min=0.5, max=1.5, step=0.01, description="p / n"))
 
 # %% [markdown]
 # Without a kernel, here is what the panel shows for p = 1.1 n.

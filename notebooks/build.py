@@ -56,8 +56,10 @@ def title(notebook):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rewrite", action="store_true", help="save outputs in the .ipynb files, not as HTML")
+    parser.add_argument("numbers", nargs="*", help="run only these, 03 for example")
     args = parser.parse_args()
-    paths = sorted(NOTEBOOKS.glob("[0-9]*.py"))
+    paths = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.py"))
+             if not args.numbers or path.name[:2] in args.numbers]
     notebooks = [jupytext.read(path) for path in paths]
     cells = sum(cell.cell_type == "code" for notebook in notebooks for cell in notebook.cells)
     exporter = HTMLExporter(extra_loaders=[DictLoader({"course.html.j2": TEMPLATE})], template_file="course.html.j2")

@@ -15,7 +15,7 @@ from collide_utils import claims
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
-CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch-cpu"}
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "playwright": "playwright-python", "torch": "pytorch-cpu"}
 
 
 def test_conda_and_pip_install_the_same():

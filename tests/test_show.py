@@ -1,6 +1,5 @@
 import io
 
-import ipywidgets
 import pytest
 import torch
 from PIL import Image
@@ -37,18 +36,3 @@ def test_pictures_and_titles_must_match():
 def test_a_perturbation_is_centred_on_grey():
     picture = show.perturbation(torch.tensor([-2.0, 0.0, 1.0]))
     torch.testing.assert_close(picture, torch.tensor([0.0, 0.5, 0.75]))
-
-
-def test_a_panel_replaces_the_bytes_of_one_picture():
-    def draw(n):
-        return show.lines([1, 2], {"a": [n, n + 1]}, "title", "x", "y", alt=f"n is {n} < 9")
-
-    slider = ipywidgets.IntSlider(1, 1, 5, description="n")
-    panel = show.panel(draw, n=slider)
-    picture = panel.children[1]
-    before = picture.value
-    assert before == draw(1).data and "n is 1 &lt; 9" in panel.children[2].value
-    slider.value = 4
-    assert panel.children[1] is picture and picture.value == draw(4).data != before
-    assert "n is 4" in panel.children[2].value
-    assert repr(panel) == "[interactive panel: n]"
