@@ -41,9 +41,8 @@ class NullSpaceSearch:
         self.layer = weights.first_weight(twin, input_shape)
         self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)
         scale = _pixel_scale(twin, self.layer, self.geometry)
-        bases = [nullspace.null_space(block * part)
-                 for block, part in zip(self.layer.matrix, scale.chunk(len(self.layer.matrix)), strict=True)]
-        self.basis = torch.block_diag(*bases)
+        matrix = self.layer.matrix
+        self.basis = nullspace.null_space(matrix * scale.view(len(matrix), 1, -1))
         if not self.basis.shape[1]:
             raise ValueError(f"the first layer, {self.layer}, has no null space: its rank is its number of columns")
         if self.geometry.overlapping:

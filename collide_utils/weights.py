@@ -7,20 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention, *_TRANSPOSED)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerWeight:
-    """The weight of one convolution or linear layer.
+    """A weight as the matrix that acts on the layer's input.
 
     Attributes
     ----------
     name : the layer's name in ``model.named_modules()``.
-    kind : the layer's class, ``"Conv2d"`` or ``"Linear"`` for example.
+    kind : the layer's class, ``"Conv2d"`` or ``"Linear"`` for example. The packed weight of ``nn.MultiheadAttention``
+        is three: ``"MultiheadAttention query"``, ``key`` and ``value``; its output projection is a layer of its own.
     matrix : tensor ``(groups, rows, columns)``, detached. One row per output channel (of its group); one column per
-        entry of the window (channels of the group × window, in that order) or per input feature. A layer without
-        groups has ``groups = 1``; a grouped convolution acts as the block-diagonal matrix of its groups.
+        entry of the window (channels of the group × window, in that order) or per input feature. A transposed
+        convolution acts on one input pixel: one column per channel, one row per output channel and place in the window.
+        A layer without groups has ``groups = 1``; a grouped one acts as the block-diagonal matrix of its groups.
     """
 
     name: str
@@ -34,23 +37,23 @@ class LayerWeight:
 
 
 def layer_weights(model, input_shape=None):
-    """Return the convolution and linear weights of `model`, in forward order, as a list of :class:`LayerWeight`.
+    """Return the weights of `model`'s convolution, linear and attention layers as a list of :class:`LayerWeight`.
 
-    The order is that of the first calls when `model` runs, in eval mode, on one input of `input_shape`, by default
-    ``(3, model.input_size, model.input_size)``. A model without ``input_size``, given no shape, keeps the order of
-    registration; a layer that the run does not call follows the one registered before it, or comes last if there is
-    none. ValueError if there is no convolution and no linear layer.
+    They stand in forward order, that of the first calls when `model` runs, in eval mode, on one input of `input_shape`,
+    by default ``(3, model.input_size, model.input_size)``. A model without ``input_size``, given no shape, keeps the
+    order of registration; a layer that the run does not call follows the one registered before it, or comes last if
+    there is none. ValueError if there is no such layer.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no convolution and no linear layer, so no weight to search")
+        raise ValueError(f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search")
     if input_shape is None and hasattr(model, "input_size"):
         input_shape = (3, model.input_size, model.input_size)
     calls = _first_calls(model, layers, input_shape) if input_shape is not None else {}
     order, place = {}, len(layers)
     for name in layers:
         order[name] = place = calls.get(name, place)
-    return [_layer_weight(name, layers[name]) for name in sorted(layers, key=order.__getitem__)]
+    return [weight for name in sorted(layers, key=order.__getitem__) for weight in _layer_weights(name, layers[name])]
 
 
 def first_weight(model, input_shape=None):
@@ -58,10 +61,27 @@ def first_weight(model, input_shape=None):
     return layer_weights(model, input_shape)[0]
 
 
-def _layer_weight(name, layer):
-    weight = layer.weight.detach()
-    groups = getattr(layer, "groups", 1)
-    return LayerWeight(name, type(layer).__name__, weight.reshape(groups, weight.shape[0] // groups, -1))
+def other_parameters(model):
+    """Return the names of `model`'s parameters of two or more dimensions that :func:`layer_weights` does not hold.
+
+    Those are embeddings and weights of layers that it does not know. Biases and the scales of normalisations have one
+    dimension and are no matrices.
+    """
+    held = {id(parameter) for layer in model.modules() if isinstance(layer, _LAYERS)
+            for key, parameter in layer.named_parameters() if "weight" in key}
+    return [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in held]
+
+
+def _layer_weights(name, layer):
+    kind = type(layer).__name__
+    if isinstance(layer, nn.MultiheadAttention):
+        packed = layer.in_proj_weight
+        parts = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight) if packed is None else packed.chunk(3)
+        return [LayerWeight(name, f"{kind} {part}", weight.detach()[None])
+                for part, weight in zip(("query", "key", "value"), parts, strict=True)]
+    weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
+    matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
+    return [LayerWeight(name, kind, matrix.mT if isinstance(layer, _TRANSPOSED) else matrix)]
 
 
 def _first_calls(model, layers, input_shape):
@@ -72,7 +92,7 @@ def _first_calls(model, layers, input_shape):
 
     hooks = [layer.register_forward_pre_hook(lambda *_, name=name: note(name)) for name, layer in layers.items()]
     training = [module for module in model.modules() if module.training]
-    weight = next(iter(layers.values())).weight
+    weight = next(model.parameters())
     try:
         with torch.no_grad():
             model.eval()(torch.zeros((1, *input_shape), dtype=weight.dtype, device=weight.device))

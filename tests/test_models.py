@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from collide_utils import images, models
+from collide_utils import images, models, networks
 
 SHIPPED = ["patchnet", "stridenet", "patchnet-b", "patchnet-l2"]
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "models"
@@ -127,7 +127,7 @@ def test_unknown_names_list_near_ones():
     with pytest.raises(ValueError, match="shipped with its weights"):
         models.load("patchnet", weights=None)
     with pytest.raises(ValueError, match="'patch' or 'stride'"):
-        models.SmallResNet("conv", ["a"])
+        networks.SmallResNet("conv", ["a"])
 
 
 def test_without_a_network_the_error_says_how_to_get_the_weights(tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_cached_file_that_carries_code_is_refused_and_does_not_run(tmp_path, m
 
 
 def test_saved_networks_come_back(tmp_path):
-    model = models.SmallResNet("stride", ["a", "b"]).eval()
+    model = networks.SmallResNet("stride", ["a", "b"]).eval()
     models.save(model, tmp_path / "small.safetensors")
     again = models.read(tmp_path / "small.safetensors").eval()
     image = torch.rand(1, 3, 64, 64)

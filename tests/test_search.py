@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from collide_utils import images, models, nullspace
+from collide_utils import images, models, networks, nullspace
 from collide_utils.compare import compare
 from collide_utils.search import NullSpaceSearch
 
@@ -47,7 +47,7 @@ def test_stridenet_does_not_collide(search):
 
 def test_every_perturbation_vanishes_under_the_dense_matrix_of_the_stem():
     # Stem and normalisation as one explicit matrix on a small image, built from unit images.
-    model = models.SmallResNet("patch", ["a", "b"]).double().eval()
+    model = networks.SmallResNet("patch", ["a", "b"]).double().eval()
     shape = (3, 21, 23)
     search = NullSpaceSearch(model, shape)
     units = torch.cat([torch.zeros(1, 3 * 21 * 23), torch.eye(3 * 21 * 23)]).double().view(-1, *shape)
@@ -143,7 +143,7 @@ def test_the_size_of_the_images_must_be_known():
 
 
 def test_the_callers_model_is_left_alone():
-    model = models.SmallResNet("patch", ["a"]).train()
+    model = networks.SmallResNet("patch", ["a"]).train()
     NullSpaceSearch(model)
     assert model.training and model.conv1.weight.dtype == torch.float32
     assert int(model.bn1.num_batches_tracked) == 0

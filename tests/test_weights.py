@@ -62,5 +62,5 @@ def test_torchvision_networks_begin_with_their_stem(name, count):
 
 
 def test_no_layer_at_all_is_an_error():
-    with pytest.raises(ValueError, match="ReLU has no convolution"):
+    with pytest.raises(ValueError, match="ReLU has no convolution, linear or attention layer"):
         weights.first_weight(nn.ReLU())

@@ -1,0 +1,146 @@
+"""How many dimensions of their inputs the weights of a network do not see: the supplement's Table 1, and more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from collide_utils import models, nullspace, weights
+
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """A weight as :class:`~collide_utils.weights.LayerWeight` describes it, and the dimension of its null space."""
+
+    name: str
+    kind: str
+    groups: int
+    rows: int
+    columns: int
+    nullity: int
+
+    @property
+    def wide(self):
+        """Whether the weight has more columns than rows, and so a null space whatever its entries are."""
+        return self.columns > self.rows
+
+
+@dataclass(frozen=True)
+class NullityCount:
+    """One row of the supplement's Table 1.
+
+    Attributes
+    ----------
+    name : the network's.
+    n : number of its weights.
+    nu : ν, the number of weights with a null space (rank < columns; Lemma 4.6 of the paper).
+    mu : μ, the number of weights with more columns than rows (Lemma 4.9), which all have one.
+    total_nullity : sum of the nullities. The blocks of a grouped convolution count together, as one weight.
+    first_nullity : nullity of the first weight.
+    skipped : names of parameters with two or more dimensions that were not counted: embeddings and unknown layers.
+    error : why the network could not be counted, or None; the numbers are then None.
+    """
+
+    name: str
+    n: int | None = None
+    nu: int | None = None
+    mu: int | None = None
+    total_nullity: int | None = None
+    first_nullity: int | None = None
+    skipped: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def nu_percent(self):
+        """100 ν / n."""
+        return 100 * self.nu / self.n
+
+    @property
+    def mu_percent(self):
+        """100 μ / n."""
+        return 100 * self.mu / self.n
+
+    @property
+    def published_percents(self):
+        """Both percentages with their decimals cut off, not rounded: as the supplement prints them."""
+        return math.floor(self.nu_percent), math.floor(self.mu_percent)
+
+
+def per_layer(model, rtol=None, executor=None):
+    """Return a list of :class:`LayerCount`, one for each weight of `model`, in the order of ``weights.layer_weights``.
+
+    Parameters
+    ----------
+    model : a module, counted with its weights; or a torchvision builder's name, counted from its shapes as if every
+        weight had full rank, which is a lower bound and makes no weights. A module on the meta device counts like that.
+    rtol : relative tolerance of :func:`~collide_utils.nullspace.nullity`; nothing to shapes.
+    executor : ``concurrent.futures.Executor`` or alike that shares the weights out; by default they are counted here.
+    """
+    found = weights.layer_weights(_network(model))
+    tasks = (executor.map if executor else map)(partial(_nullity, rtol=rtol), [weight.matrix for weight in found])
+    bar = tqdm(tasks, total=len(found), desc="weights", leave=False, delay=10)
+    return [LayerCount(weight.name, weight.kind, *weight.matrix.shape, nullity)
+            for weight, nullity in zip(found, bar, strict=True)]
+
+
+def count(model, rtol=None, executor=None):
+    """Return the :class:`NullityCount` of a network; arguments as :func:`per_layer`, which has the rows behind it."""
+    network = _network(model)
+    rows = per_layer(network, rtol, executor)
+    return NullityCount(
+        model if isinstance(model, str) else type(model).__name__, len(rows), sum(row.nullity > 0 for row in rows),
+        sum(row.wide for row in rows), sum(row.nullity for row in rows), rows[0].nullity,
+        tuple(weights.other_parameters(network)))
+
+
+def atlas(names=None, executor=None):
+    """Count torchvision's networks from their shapes; return a list of :class:`NullityCount`, one for each name.
+
+    By default these are all builders: classification, segmentation, detection, video, optical flow. Quantised ones are
+    left out, because their weights are no parameters. `executor` shares the networks out.
+    """
+    names = models.builders() if names is None else list(names)
+    tasks = (executor.map if executor else map)(count, names)
+    return list(tqdm(tasks, total=len(names), desc="networks", delay=10))
+
+
+def count_folder(folder, rtol=None, executor=None):
+    """Count every checkpoint in `folder`; return a list of :class:`NullityCount`, named and sorted by file name.
+
+    Files are those that end in .pt, .pth, .ckpt, .tar or .safetensors. The architecture is the longest name of a
+    torchvision classifier that the file's name begins with (``resnet50_l2_eps0.01.ckpt`` holds a ``resnet50``), or what
+    a file of one of the shipped networks says itself. A file that cannot be read has a row with its ``error``.
+    `executor` shares the files out. NotADirectoryError if `folder` is none, FileNotFoundError if it has no such file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: not a folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no file that ends in {', '.join(_SUFFIXES)}")
+    tasks = (executor.map if executor else map)(partial(_count_file, rtol=rtol), paths)
+    return list(tqdm(tasks, total=len(paths), desc="checkpoints", delay=10))
+
+
+def _network(model):
+    return models.skeleton(model) if isinstance(model, str) else model
+
+
+def _nullity(matrix, rtol):
+    if matrix.is_meta:
+        groups, rows, columns = matrix.shape
+        return groups * max(0, columns - rows)
+    return nullspace.nullity(matrix, rtol)
+
+
+def _count_file(path, rtol):
+    try:
+        return replace(count(models.load_checkpoint(path), rtol), name=path.name)
+    except (ValueError, OSError, RuntimeError) as error:
+        return NullityCount(path.name, error=str(error))
