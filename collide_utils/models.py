@@ -124,10 +124,13 @@ def load_checkpoint(path, arch=None):
     classes = {state[key].shape[0] for key, shape in _shapes(network).items() if key in state and state[key].ndim
                and tuple(state[key].shape) != shape == (1000, *state[key].shape[1:])}
     if len(classes) == 1:
-        network = _skeleton(arch, num_classes=classes.pop())
+        network = _skeleton(arch, num_classes=next(iter(classes)))
     _compare_shapes(path, arch, {key: tuple(value.shape) for key, value in state.items()}, _shapes(network))
     network.load_state_dict(state, assign=True)
-    return _behind_normalization(arch, network, normalization).to(next(network.parameters()).dtype).eval()
+    model = _behind_normalization(arch, network, normalization)
+    if classes:
+        del model.categories  # another number of classes: their names are not torchvision's
+    return model.to(next(network.parameters()).dtype).eval()
 
 
 class _OnMeta(TorchFunctionMode):
@@ -186,12 +189,16 @@ def _shapes(network):
 
 
 def _compare_shapes(path, arch, found, expected):
-    differences = [f"{key}: {found.get(key, 'missing')} in the file, {expected.get(key, 'not')} in {arch}"
-                   for key in {**expected, **found} if found.get(key) != expected.get(key)
-                   and not (key not in found and key.endswith("num_batches_tracked"))]  # older files have none
-    if differences:
-        more = f"\n… {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise ValueError(f"{path}: not a {arch}; keys that differ:\n" + "\n".join(differences[:10]) + more)
+    differences = {
+        "not in the file": [key for key in expected if key not in found
+                            and not key.endswith("num_batches_tracked")],  # which older files do not have
+        f"not in {arch}": [key for key in found if key not in expected],
+        "of another shape": [f"{key} {found[key]} instead of {expected[key]}" for key in expected
+                             if key in found and found[key] != expected[key]]}
+    lines = [f"{len(keys)} keys {what}: " + ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+             for what, keys in differences.items() if keys]
+    if lines:
+        raise ValueError("\n".join([f"{path}: not a {arch}", *lines]))
 
 
 def _unknown(name, known, what):

@@ -69,7 +69,8 @@ def _rank(singular, rtol):
 
 
 def _rank_from_gram(matrix, rtol):
-    scale = float(matrix.abs().max())  # squares of very large or small entries would leave the range of float64
+    # Squares of very large or small entries would leave the range of float64.
+    scale = float(torch.linalg.vector_norm(matrix, torch.inf))
     if scale == 0:
         return 0
     wide = (matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT).reshape(-1, *sorted(matrix.shape[-2:]))

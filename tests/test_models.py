@@ -2,12 +2,14 @@ import csv
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from collide_utils import images, models, networks
 
@@ -186,3 +188,138 @@ def test_damaged_and_hostile_files_are_refused(tmp_path):
         models.read(tmp_path / "keys.safetensors")
     with pytest.raises(FileNotFoundError):
         models.read(tmp_path / "absent.safetensors")
+
+
+class Attacker(nn.Module):
+    """What the robustness library saves: a normaliser, the network, and an attacker that holds both again."""
+
+    class InputNormalize(nn.Module):
+        def __init__(self, mean, std):
+            super().__init__()
+            self.register_buffer("new_mean", torch.tensor(mean)[:, None, None])
+            self.register_buffer("new_std", torch.tensor(std)[:, None, None])
+
+        def forward(self, x):
+            return (x.clamp(0, 1) - self.new_mean) / self.new_std
+
+    def __init__(self, network):
+        super().__init__()
+        self.normalizer = self.InputNormalize([0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
+        self.model = network
+        self.attacker = nn.Module()
+        self.attacker.normalize, self.attacker.model = self.normalizer, network
+
+    def forward(self, x):
+        return self.model(self.normalizer(x))
+
+
+def network(name="shufflenet_v2_x0_5", **options):
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, **options).eval()
+
+
+def test_a_robustness_checkpoint_predicts_as_its_source(tmp_path):
+    source = Attacker(network())
+    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+    assert any(key.startswith("module.attacker.model.") for key in state)
+    path = tmp_path / "shufflenet_v2_x0_5_l2_eps3.ckpt"
+    torch.save({"model": state, "epoch": 89, "optimizer": {"state": {}, "lr": 0.1}, "nat_prec1": 60.0}, path)
+    x = torch.rand(2, 3, 64, 64)
+    for model in (models.load_checkpoint(path), models.load_checkpoint(path, "shufflenet_v2_x0_5")):
+        torch.testing.assert_close(model(x), source(x))
+        assert not model.training and model.input_size == 224 and len(model.categories) == 1000
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state},
+    lambda state: {f"module.{key}": value for key, value in state.items()},
+    lambda state: {key: value for key, value in state.items() if "num_batches_tracked" not in key},
+])
+def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap):
+    source = network()
+    torch.save(wrap(source.state_dict()), tmp_path / "mine.pt")
+    model = models.load_checkpoint(tmp_path / "mine.pt", "shufflenet_v2_x0_5")
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(model(x), source(model.normalize(x)))
+    assert model.normalize.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_safetensors_half_precision_and_other_numbers_of_classes(tmp_path):
+    source = network(num_classes=7).half()
+    save_file(source.state_dict(), tmp_path / "shufflenet_v2_x0_5.safetensors")
+    model = models.load_checkpoint(tmp_path / "shufflenet_v2_x0_5.safetensors")
+    assert model.network.fc.weight.shape[0] == 7 and {p.dtype for p in model.parameters()} == {torch.float16}
+    assert model.normalize.mean.dtype == torch.float16 and torch.equal(model.network.fc.weight, source.fc.weight)
+    assert not hasattr(model, "categories")
+
+
+def test_a_checkpoint_of_ours_says_itself_what_it_is(tmp_path):
+    source = models.load("patchnet")
+    models.save(source, tmp_path / "anything.safetensors")
+    assert models.load_checkpoint(tmp_path / "anything.safetensors").categories == source.categories
+
+
+def test_a_wrong_architecture_gets_the_keys_that_differ(tmp_path):
+    path = tmp_path / "mine.pt"
+    torch.save(network().state_dict(), path)
+    with pytest.raises(ValueError, match="mine.pt: not a shufflenet_v2_x1_0") as caught:
+        models.load_checkpoint(path, "shufflenet_v2_x1_0")
+    assert re.search(r"\d+ keys of another shape: .*stage2.0.branch1.2.weight \(24, 24, 1, 1\) instead of "
+                     r"\(58, 24, 1, 1\), .*…", str(caught.value))
+    torch.save({"conv1.0.weight": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="1 keys not in resnet18: conv1.0.weight") as caught:
+        models.load_checkpoint(path, "resnet18")
+    assert "keys not in the file: conv1.weight, bn1.weight" in str(caught.value)
+    with pytest.raises(ValueError, match="'resnet_18'; near matches: resnet18"):
+        models.load_checkpoint(path, "resnet_18")
+    with pytest.raises(ValueError, match="no network called 'mine.pt'"):
+        models.load_checkpoint(path)
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path, legacy):
+    path, ran = tmp_path / "resnet18.pt", tmp_path / "ran"
+    torch.save({"model": {"weight": torch.ones(2)}, "args": Payload(ran)}, path,
+               _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="refused, because loading it would run code: it holds a pathlib"):
+        models.load_checkpoint(path)
+    assert not ran.exists()
+    torch.load(path, weights_only=False)
+    assert ran.exists()  # so the payload was a live one
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_damaged_checkpoints_are_refused(tmp_path, suffix):
+    path = tmp_path / f"resnet18{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save({"weight": torch.ones(9999)}, path)
+    for content in (path.read_bytes()[:20000], b"", b"no model at all"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path.name}: not a whole checkpoint"):
+            models.load_checkpoint(path)
+    with pytest.raises(FileNotFoundError):
+        models.load_checkpoint(tmp_path / f"none{suffix}")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"model": 3}, {"epoch": 3}])
+def test_checkpoints_without_a_state_dict_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "resnet18.pt")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        models.load_checkpoint(tmp_path / "resnet18.pt")
+
+
+def test_a_cache_is_looked_at_and_not_filled(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert not models.is_cached("resnet18")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").touch()
+    assert models.is_cached("resnet18") and not models.is_cached("resnet50")
