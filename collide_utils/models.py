@@ -137,9 +137,12 @@ class _OnMeta(TorchFunctionMode):
     """Makes tensors without entries, but for those that builders compute with (``torch.arange`` and the like)."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if function in (torch.empty, torch.zeros, torch.ones, torch.randn):
-            kwargs = {**(kwargs or {}), "device": "meta"}
-        return function(*args, **(kwargs or {}))
+            kwargs["device"] = "meta"
+        elif function.__name__ in ("normal_", "uniform_"):  # nothing to fill, and slow on the meta device
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def _skeleton(name, **options):

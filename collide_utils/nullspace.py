@@ -70,7 +70,7 @@ def _rank(singular, rtol):
 
 def _rank_from_gram(matrix, rtol):
     # Squares of very large or small entries would leave the range of float64.
-    scale = float(torch.linalg.vector_norm(matrix, torch.inf))
+    scale = float(_largest(matrix))
     if scale == 0:
         return 0
     wide = (matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT).reshape(-1, *sorted(matrix.shape[-2:]))
@@ -78,7 +78,14 @@ def _rank_from_gram(matrix, rtol):
     for part in wide.split(_CHUNK, dim=-1):
         part = part.double() / scale
         gram.baddbmm_(part, part.mT)
-    error = 8 * wide.shape[2] * torch.finfo(torch.float64).eps * gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    error = 8 * wide.shape[2] * torch.finfo(torch.float64).eps * diagonal.sum(1, keepdim=True)
+    # Most weights have full rank, which a Cholesky factorisation proves at a tenth of the cost of the eigenvalues: no
+    # eigenvalue is larger than the largest absolute row sum.
+    shift = rtol**2 * torch.linalg.matrix_norm(gram, torch.inf).max() + error
+    _, failed = torch.linalg.cholesky_ex(gram - torch.diag_embed(shift.expand_as(diagonal)))
+    if not failed.any():
+        return len(gram) * gram.shape[1]
     eigenvalues = torch.linalg.eigvalsh(gram)
     threshold = rtol**2 * eigenvalues.max()
     if ((eigenvalues - threshold).abs() <= error).any():
@@ -92,13 +99,17 @@ def _check(matrix, rtol):
     if matrix.ndim not in (2, 3) or matrix.numel() == 0:
         raise ValueError("the matrix must have two dimensions, or three for blocks, and at least one entry, not shape "
                          f"{tuple(matrix.shape)}")
-    if not matrix.isfinite().all():
+    if not _largest(matrix).isfinite():
         raise ValueError("the matrix has entries that are NaN or infinite")
     if rtol is None:
         rtol = matrix.shape[:-2].numel() * max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps
     elif not (math.isfinite(rtol) and 0 <= rtol < 1):
         raise ValueError(f"rtol must be a number in [0, 1), not {rtol!r}")
     return matrix.detach(), rtol
+
+
+def _largest(matrix):
+    return torch.linalg.vector_norm(matrix, torch.inf)  # without a copy, unlike abs() and isfinite()
 
 
 def _describe(value):

@@ -1,8 +1,12 @@
 import pytest
 import torch
+from hypothesis import settings
 
 from collide_utils import images, models
 from collide_utils.search import NullSpaceSearch
+
+settings.register_profile("course", deadline=None)  # how long an example takes says nothing about the mathematics
+settings.load_profile("course")
 
 
 @pytest.fixture(autouse=True)
