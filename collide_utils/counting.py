@@ -43,6 +43,7 @@ class NullityCount:
     mu : μ, the number of weights with more columns than rows (Lemma 4.9), which all have one.
     total_nullity : sum of the nullities. The blocks of a grouped convolution count together, as one weight.
     first_nullity : nullity of the first weight.
+    total_columns, first_columns : the numbers of columns that the two nullities are part of.
     skipped : names of parameters with two or more dimensions that were not counted: embeddings and unknown layers.
     error : why the network could not be counted, or None; the numbers are then None.
     """
@@ -53,6 +54,8 @@ class NullityCount:
     mu: int | None = None
     total_nullity: int | None = None
     first_nullity: int | None = None
+    total_columns: int | None = None
+    first_columns: int | None = None
     skipped: tuple[str, ...] = ()
     error: str | None = None
 
@@ -96,6 +99,7 @@ def count(model, rtol=None, executor=None):
     return NullityCount(
         model if isinstance(model, str) else type(model).__name__, len(rows), sum(row.nullity > 0 for row in rows),
         sum(row.wide for row in rows), sum(row.nullity for row in rows), rows[0].nullity,
+        sum(row.groups * row.columns for row in rows), rows[0].groups * rows[0].columns,
         tuple(weights.other_parameters(network)))
 
 
@@ -105,9 +109,7 @@ def atlas(names=None, executor=None):
     By default these are all builders: classification, segmentation, detection, video, optical flow. Quantised ones are
     left out, because their weights are no parameters. `executor` shares the networks out.
     """
-    names = models.builders() if names is None else list(names)
-    tasks = (executor.map if executor else map)(count, names)
-    return list(tqdm(tasks, total=len(names), desc="networks", delay=10))
+    return list((executor.map if executor else map)(count, models.builders() if names is None else names))
 
 
 def count_folder(folder, rtol=None, executor=None):

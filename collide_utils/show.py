@@ -5,6 +5,7 @@ Every figure is an ``IPython.display.Image``: a PNG with an alternative text, fo
 
 from __future__ import annotations
 
+import html
 import io
 import math
 
@@ -65,17 +66,22 @@ def change_by_layer(comparisons, alt):
     return _png(figure, alt)
 
 
-def lines(x, series, title, xlabel, ylabel, alt, guides=None):
-    """Draw named lists of values against `x`, both axes logarithmic; `guides` are drawn without markers, thin."""
+def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", yscale="log"):
+    """Draw named lists of values against `x`; `guides` are drawn without markers, thin. A short `x` is marked in full.
+
+    `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``.
+    """
     figure, axes = _figure(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
-        axis.loglog(x, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name)
+        axis.plot(x, values, marker=marker, linestyle=line, markersize=4, markevery=max(1, len(x) // 16), color=grey,
+                  label=name)
     for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
-        axis.loglog(x, values, linestyle=line, linewidth=1, color="black", label=name)
-    axis.set_xticks(x, [f"{value:g}" for value in x])
-    axis.minorticks_off()
-    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    if len(x) <= 16:
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
     figure.legend(loc="outside right upper")
     return _png(figure, alt)
 
@@ -99,6 +105,50 @@ def against_law(samples, density, distribution, xlabel, alt, upper=6):
     axes[0, 0].set(title="Histogram", ylabel="probability density", ylim=(0, 2.5))
     axes[0, 1].set(title="Empirical distribution", ylabel="share of draws below", ylim=(0, 1))
     return _png(figure, alt)
+
+
+def strips(groups, title, xlabel, alt):
+    """Draw numbers in [0, 1] as dots on one line for each group: ``{group: {series: [numbers]}}``."""
+    figure, axes = _figure(1, 1, (8, 1.2 + 0.24 * len(groups)))
+    axis = axes[0, 0]
+    series = list(next(iter(groups.values())))
+    for name, (marker, _), grey in zip(series, _STYLES, _greys(), strict=False):
+        points = [(value, place) for place, group in enumerate(groups.values()) for value in group[name]]
+        axis.plot(*zip(*points, strict=True), marker, markersize=5, color=grey, alpha=0.7, label=name)
+    axis.set_yticks(range(len(groups)), groups, fontsize=8)
+    axis.grid(axis="y", color="0.9")
+    axis.set_axisbelow(True)
+    axis.set(title=title, xlabel=xlabel, xlim=(-0.02, 1.02), ylim=(len(groups) - 0.5, -0.5))
+    axis.legend()
+    return _png(figure, alt)
+
+
+def table(rows, columns, caption):
+    """Show a table that a click on a column's head, or Enter on it, sorts: an ``IPython.display.HTML``.
+
+    Parameters
+    ----------
+    rows : tuples of strings and numbers, as long as `columns`, which are the heads.
+    caption : what the table holds, in words.
+    """
+    from IPython.display import HTML
+
+    def cell(value):
+        right = "" if isinstance(value, str) else ' style="text-align: right"'
+        return f"<td{right}>{html.escape(value) if isinstance(value, str) else f'{value:,}'}</td>"
+
+    # The script finds its table from the button, so that copies of the page, and tables beside it, sort by themselves.
+    sort = ("const head=this.parentNode,body=head.closest('table').tBodies[0],up=head.ariaSort!='ascending',"
+            "key=row=>row.cells[head.cellIndex].innerText.replaceAll(',','');"
+            "[...head.parentNode.cells].forEach(other=>other.ariaSort='none');"
+            "head.ariaSort=up?'ascending':'descending';"
+            "[...body.rows].sort((a,b)=>(up?1:-1)*key(a).localeCompare(key(b),'en',{numeric:true}))"
+            ".forEach(row=>body.append(row))")
+    heads = "".join(f'<th scope="col"><button type="button" onclick="{sort}">{html.escape(column)}</button></th>'
+                    for column in columns)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    return HTML(f'<div style="max-height: 24em; overflow: auto"><table><caption>{html.escape(caption)}</caption>'
+                f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>")
 
 
 def _greys():
