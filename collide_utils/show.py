@@ -11,18 +11,19 @@ import math
 _STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
 
 
-def images(pictures, titles, alt, columns=4):
+def images(pictures, titles, alt, columns=4, width=2.6):
     """Show tensors ``(3, H, W)`` side by side, as a screen would: clipped to [0, 1].
 
     Parameters
     ----------
     titles : one a picture, lines separated by newlines. Pictures and titles must be equal in number (ValueError).
     alt : what the figure shows, in words.
+    width : of each picture, in inches.
     """
     if len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
     columns = min(columns, len(pictures))
-    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (2.6, 3.0))
+    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (width, width + 0.4))
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
@@ -77,6 +78,23 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None):
     axis.minorticks_off()
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     figure.legend(loc="outside right upper")
+    return _png(figure, alt)
+
+
+def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None):
+    """Draw tensors ``(rows, columns)``, one a title, as heat maps on one scale, called `label`; `limits` are its ends."""
+    if len(matrices) != len(titles):
+        raise ValueError(f"{len(matrices)} matrices need as many titles, not {len(titles)} titles")
+    low, high = limits or (min(float(m.min()) for m in matrices), max(float(m.max()) for m in matrices))
+    figure, axes = _figure(math.ceil(len(matrices) / columns), columns, (2.7, 2.6))
+    for axis, matrix, title in zip(axes.flat, matrices, titles, strict=False):
+        drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", vmin=low, vmax=high)
+        axis.set_title(title, fontsize=9)
+    for axis in axes.flat[len(matrices):]:
+        axis.set_axis_off()
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    figure.colorbar(drawn, ax=axes, label=label)
     return _png(figure, alt)
 
 
