@@ -23,9 +23,11 @@ def images(pictures, titles, alt, columns=4, width=2.6):
     if len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
     columns = min(columns, len(pictures))
-    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (width, width + 0.4))
+    lines = 1 + max(title.count("\n") for title in titles)
+    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (width, width + 0.1 + 0.2 * lines))
     for axis in axes.flat:
         axis.set_axis_off()
+        axis.set_anchor("S")  # what room is left belongs to the titles
     for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
         axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=9)
@@ -82,11 +84,11 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None):
 
 
 def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None):
-    """Draw tensors ``(rows, columns)``, one a title, as heat maps on one scale, called `label`; `limits` are its ends."""
+    """Draw tensors ``(rows, columns)``, one a title, as heat maps of one scale, `label`; `limits` are its ends."""
     if len(matrices) != len(titles):
         raise ValueError(f"{len(matrices)} matrices need as many titles, not {len(titles)} titles")
     low, high = limits or (min(float(m.min()) for m in matrices), max(float(m.max()) for m in matrices))
-    figure, axes = _figure(math.ceil(len(matrices) / columns), columns, (2.7, 2.6))
+    figure, axes = _figure(math.ceil(len(matrices) / columns), columns, (2.7, 2.8))
     for axis, matrix, title in zip(axes.flat, matrices, titles, strict=False):
         drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", vmin=low, vmax=high)
         axis.set_title(title, fontsize=9)
