@@ -14,8 +14,9 @@
 # %% [markdown]
 # # Look at the null space
 #
-# What does the part of an image look like that a network cannot see? By the end of this notebook you will have drawn with
-# it, over the photograph of a cat, a portrait and a flower in full colour. To the network the picture is still the cat.
+# What does the part of an image look like that a network cannot see? By the end of this notebook you will have drawn
+# with it, over the photograph of a cat, a portrait and a flower in full colour. To the network the picture is still
+# the cat.
 #
 # **What you will do**
 # - look at basis vectors of the null space as images, from close up and from afar;
@@ -27,8 +28,8 @@
 # - which part of such a picture the network decides, and which part the routine that computed the basis;
 # - why a network hardly misses the 83 of 147 directions that it does not see.
 #
-# **What you need**: notebook 02, orthonormal bases, the discrete cosine transform. About half a minute on two processor
-# cores.
+# **What you need**: notebook 02, orthonormal bases, the discrete cosine transform. About half a minute on two
+# processor cores.
 
 # %%
 import itertools
@@ -37,6 +38,7 @@ import warnings
 import ipywidgets
 import numpy as np
 import scipy.fft
+import scipy.linalg
 import torch
 from torch.nn import functional as F
 from torchvision.utils import make_grid
@@ -52,9 +54,10 @@ V = search.basis
 print(search.layer, " basis of the null space:", tuple(V.shape))
 
 # %% [markdown]
-# Beside it we put two networks that begin as ResNets do, with 7×7 windows at stride 2: `stridenet`, which was trained on
-# the same photographs, and torchvision's ResNet-50 with random weights. Their first weights are 64×147 matrices too. Their
-# windows overlap, so tiles from their null spaces are no collisions (notebook 02); here we look at the vectors themselves.
+# Beside it we put two networks that begin as ResNets do, with 7×7 windows at stride 2: `stridenet`, which was trained
+# on the same photographs, and torchvision's ResNet-50 with random weights. Their first weights are 64×147 matrices
+# too. Their windows overlap, so tiles from their null spaces are no collisions (notebook 02); here we look at the
+# vectors themselves.
 
 # %%
 torch.manual_seed(0)
@@ -68,18 +71,20 @@ searches = {network: search, "stridenet": stride_search, "untrained ResNet-50": 
 # %% [markdown]
 # ## The claim
 #
-# Section 2.3 of the supplement makes four statements about the look of these vectors and of perturbations made of them:
+# Section 2.3 of the supplement makes four statements about the look of these vectors and of perturbations made of
+# them:
 #
 # 1. basis vectors "come in distinct visual forms" (Figure 1);
 # 2. they are put into the form of an image by repetition, "hence the single-color nature" of the pictures (Figure 1);
 # 3. mosaics of random basis vectors "look no different than random noise" (Figure 2);
-# 4. perturbations "with distinct visual properties", repetitions of certain basis vectors, collide as well (Figure 3).
+# 4. perturbations "with distinct visual properties", repetitions of certain basis vectors, collide as well (Figure
+#    3).
 
 # %% [markdown]
 # ## Thirty-six vectors
 #
-# A vector of 147 numbers is a window of 7×7 pixels in three colours. We repeat each of the first 36 in 4×4 windows. Zero is
-# grey; the largest entry of each vector is black or white in its channel.
+# A vector of 147 numbers is a window of 7×7 pixels in three colours. We repeat each of the first 36 in 4×4 windows.
+# Zero is grey; the largest entry of each vector is black or white in its channel.
 
 # %%
 def tiles(basis):
@@ -93,20 +98,21 @@ def sheet(pictures):
 
 show.images(
     [sheet(tiles(V)), sheet(tiles(random_search.basis))], [f"{network}", "ResNet-50, untrained"], columns=2, width=5,
-    alt="Two sheets of 36 square pictures each, of a trained network and an untrained one. Nearly all are a grey texture "
-        "with one bright green dot in each window, the dot one pixel further in each picture than in the last.")
+    alt="Two sheets of 36 square pictures each, of a trained network and an untrained one. Nearly all are a grey "
+        "texture with one bright green dot in each window, the dot one pixel further in each picture than in the "
+        "last.")
 
 # %% [markdown]
-# Distinct they are, and yet all alike: one bright dot in every window, nearly always green, that moves on by one pixel
-# from picture to picture. The untrained network has the same dots. Before we ask why, we step back.
+# Distinct they are, and yet all alike: one bright dot in every window, nearly always green, that moves on by one
+# pixel from picture to picture. The untrained network has the same dots. Before we ask why, we step back.
 
 # %% [markdown]
 # ## Step back
 #
-# From far enough away the eye sees only the mean colour of each window. In a repetition every window has the same mean,
-# so the picture is of one colour, for any vector whatever. But of which colour, and how strong? Split a vector into its
-# mean colour (three flat channels) and the rest. The share of its energy (its squared norm) in the flat part is what
-# remains from afar; of white noise, 3 parts in 147.
+# From far enough away the eye sees only the mean colour of each window. In a repetition every window has the same
+# mean, so the picture is of one colour, for any vector whatever. But of which colour, and how strong? Split a vector
+# into its mean colour (three flat channels) and the rest. The share of its energy (its squared norm) in the flat part
+# is what remains from afar; of white noise, 3 parts in 147.
 
 # %%
 def flat_part(basis):
@@ -132,34 +138,38 @@ show.images(
      sheet(from_afar(tiles(random_search.basis)))],
     ["vector 0, one window", "vector 0 in 4×4 windows", f"the 36 from afar, {network}\n(contrast × 10)",
      "the 36 from afar, untrained\n(contrast × 10)"], columns=2, width=3.6,
-    alt="Four pictures: one window of coloured pixels with a green dot; sixteen copies of it; the mean colours of the 36 "
-        "pictures of patchnet, all grey to the eye even at ten times their contrast; those of the untrained network, "
-        "clearly tinted in many colours.")
+    alt="Four pictures: one window of coloured pixels with a green dot; sixteen copies of it; the mean colours of "
+        "the 36 pictures of patchnet, all grey to the eye even at ten times their contrast; those of the untrained "
+        "network, clearly tinted in many colours.")
 
 # %% [markdown]
-# One colour, then, but for a trained network that colour is *grey*: the filters have learned to see the mean colour of a
-# window, so hardly any of it is left for the null space. Only where the weights are random do the pictures have a tint.
-# Up close none of them is of one colour; what catches the eye there is the dot.
+# One colour, then, but for a trained network that colour is *grey*: the filters have learned to see the mean colour
+# of a window, so hardly any of it is left for the null space. Only where the weights are random do the pictures have
+# a tint. Up close none of them is of one colour; what catches the eye there is the dot.
 
 # %% [markdown]
 # ## Whose pictures are these?
 #
-# Why dots? The dot of vector $k$ sits at entry $64 + k$ of 147, counting red pixels first, then green, then blue.
+# Why dots? Count the entries of a window from 0, red pixels first, then green, then blue. The dot of vector $k$ sits
+# at entry $64 + k$, in every network. Beside them stands a basis that we make by hand, without any singular value
+# decomposition: 64 Householder reflections that turn the rows of $W$ into the first 64 coordinate axes, undone on the
+# other 83 axes, $e_{64}, e_{65}, \dots$
 
 # %%
-rank = len(V) - V.shape[1]
-for name, s in searches.items():
-    at = s.basis.abs().argmax(0)
-    print(f"{name:<24}dot at entry 64 + k in {int((at == rank + torch.arange(len(at))).sum())} of {len(at)} vectors")
+W = search.layer.matrix[0]
+by_reflections = torch.from_numpy(scipy.linalg.qr(W.T.numpy())[0][:, len(W):])
+for name, basis in {**{name: s.basis for name, s in searches.items()}, "64 reflections": by_reflections}.items():
+    at = basis.abs().argmax(0)
+    print(f"{name:<24}dot at entry 64 + k in {int((at == len(W) + torch.arange(len(at))).sum())} of {len(at)} vectors")
 
 # %% [markdown]
-# A network does not care how we count pixels. The routine for the singular value decomposition does. LAPACK finds the row
-# space of a wide matrix by 64 Householder reflections and, asked for a full basis, applies them to the unit vectors
-# $e_{64}, e_{65}, \dots$: single pixels in one colour. The dot is what the reflections leave of such a pixel. Entries 49
-# to 97 are green, so the first 34 dots are green and the other 49 blue.
+# No network cares how we count pixels, but this routine does. An axis $e_j$ is a single pixel in one colour, and the
+# dot is what the reflections leave of it. LAPACK's singular value decomposition completes its basis by reflections
+# too. Entries 49 to 97 are green, so the first 34 dots are green and the other 49 blue.
 #
-# No basis of a null space is *the* basis. Turn these 83 vectors by any rotation: the result is another orthonormal basis
-# of the same space. We try two, one turned at random, and that one turned once more such that the flat colour comes first.
+# No basis of a null space is *the* basis. Turn these 83 vectors by any rotation: the result is another orthonormal
+# basis of the same space. We try two, one turned at random, and that one turned once more such that the flat colour
+# comes first.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -169,8 +179,8 @@ by_colour = turned @ torch.linalg.svd(flat_part(turned), full_matrices=True)[2].
 show.images(
     [sheet(tiles(basis)) for basis in (V, turned, by_colour)],
     ["as LAPACK returns it", "turned at random", "turned: flat colour first"], columns=3, width=4,
-    alt="Three sheets of 36 pictures. The first has a dot in each window; the second and third have none, and look like "
-        "repeated windows of noise in which no colour leads.")
+    alt="Three sheets of 36 pictures. The first has a dot in each window; the second and third have none, and look "
+        "like repeated windows of noise in which no colour leads.")
 
 # %%
 bases = {"as LAPACK returns it": V, "turned at random": turned, "flat colour first": by_colour}
@@ -178,24 +188,24 @@ largest = {name: float(basis.abs().amax(0).square().mean()) for name, basis in b
 for name, basis in bases.items():
     same = torch.allclose(torch.linalg.svdvals(basis.T @ V), torch.ones(V.shape[1], dtype=V.dtype), atol=1e-12)
     coloured = int((flat_part(basis).norm(dim=0) > 1e-12).sum())
-    print(f"{name:<22}same space: {same}   energy in the largest entry: {largest[name]:.0%}   "
+    print(f"{name:<22}same space: {same}   energy in the largest entry: {largest[name]:.1f}   "
           f"vectors with any flat colour: {coloured}")
 likeness = float((turned.T @ V).abs().max())
 print("some vector of the turned basis is like one of LAPACK's (cosine above 0.75):", likeness > 0.75)
 
 # %% [markdown]
 # Same space, same collisions, other pictures. In the third basis *three* vectors hold all the flat colour of the null
-# space, and the other 80 are exactly grey from afar. The forms in such a figure are those of one basis. To learn something
-# about a *network*, look at what does not depend on the basis.
+# space, and the other 80 are exactly grey from afar. The forms in such a figure are those of one basis. To learn
+# something about a *network*, look at what does not depend on the basis.
 
 # %% [markdown]
 # ## Sort by frequency and colour
 #
-# Describe a window by 147 other coordinates: in each of three colour directions (light–dark, red–blue, green–magenta) the
-# 49 coefficients of the two-dimensional discrete cosine transform, from flat to the finest checkerboard. If $c$ is the
-# unit vector of one coordinate, then $\lVert V^\top c \rVert^2$ is the share of it that lies in the null space, whatever
-# the basis $V$; the rest lies in the row space, where the network sees it. First, though: what is there to be seen in
-# photographs?
+# Describe a window by 147 other coordinates: in each of three colour directions (light–dark, red–blue, green–magenta)
+# the 49 coefficients of the two-dimensional discrete cosine transform, from flat to the finest checkerboard. If $c$
+# is the unit vector of one coordinate, then $\lVert V^\top c \rVert^2$ is the share of it that lies in the null
+# space, whatever the basis $V$; the rest lies in the row space, where the network sees it. First, though: what is
+# there to be seen in photographs?
 
 # %%
 height, width = search.geometry.window
@@ -212,8 +222,9 @@ frequencies = dict(xlabel="horizontal frequency (half-periods per window)", ylab
 show.heatmaps(
     (energy / energy.sum()).log10(), [f"photographs, {name}" for name in colours], **frequencies,
     label="share of the energy,\npower of ten",
-    alt="Three 7×7 heat maps of the energy of photographs. Each is brightest at the top left, at frequency zero, and "
-        "falls off by several powers of ten towards high frequencies; light–dark is far brighter than the two colours.")
+    alt="Three 7×7 heat maps of the energy of photographs. Each is brightest at the top left, at frequency zero, "
+        "and falls off by several powers of ten towards high frequencies; light–dark is far brighter than the two "
+        "colours.")
 
 # %%
 print("share of the photographs' energy:", {name: f"{float(part.sum() / energy.sum()):.1%}"
@@ -223,14 +234,15 @@ show.heatmaps(
     [*unseen[network], *unseen["untrained ResNet-50"]],
     [f"{name}, {colour}" for name in (network, "untrained") for colour in colours], **frequencies, limits=(0, 1),
     label="share in the null space",
-    alt="Six 7×7 heat maps of the share of each coordinate that lies in the null space. For patchnet, above, it is near "
-        "zero at low frequencies, over a wide corner in light–dark and a narrow one in the two colours, and about 0.6 "
-        "elsewhere. For the untrained network, below, it is about 0.56 everywhere.")
+    alt="Six 7×7 heat maps of the share of each coordinate that lies in the null space. For patchnet, above, it is "
+        "near zero at low frequencies, over a wide corner in light–dark and a narrow one in the two colours, and "
+        "about 0.6 elsewhere. For the untrained network, below, it is about 0.56 everywhere.")
 
 # %% [markdown]
-# Light and dark at low frequencies hold nearly all the energy of photographs, and there the trained null space is almost
-# empty. What it does contain is fine texture, above all fine *coloured* texture, which is rare in photographs. The null
-# space of random weights has no preference: about 83 of 147, or 56%, of everything.
+# Light and dark at low frequencies hold nearly all the energy of photographs, and there the trained null space is
+# almost empty. What it does contain is fine texture, and where only the colour changes also texture that is not so
+# fine: both are rare in photographs. The null space of random weights has no preference: about 83 of 147, or 56%, of
+# everything.
 
 # %%
 def share(basis, x):
@@ -247,16 +259,18 @@ print(f"{'the best 64 filters':<22}{least[0]:>11.2%}{least[1]:>22.0%}")
 
 # %% [markdown]
 # So it is training that makes the null space what it is. An untrained stem misses about as much of a photograph as of
-# noise, more than half; the trained ones miss a few per cent, and `patchnet-l2`, trained on attacked images, least. They
-# are far from perfect: the last line is what 64 filters made from the principal components of these very photographs would
-# miss. But the 83 dimensions that a trained network does not see lie where photographs have little, and so it hardly misses
-# them. Whoever builds a collision loses nothing by that: the dimensions are there, whether photographs use them or not.
+# noise, more than half; the trained ones miss a few per cent. They differ in how well they see flat colour, and
+# `patchnet-l2`, trained on attacked images, sees it best; of the remaining detail each misses about the same. None is
+# perfect: the last line is what 64 filters made from the principal components of these very photographs would miss.
+# But the 83 dimensions that a trained network does not see lie where photographs have little, and so it hardly misses
+# them. Whoever builds a collision loses nothing by that: the dimensions are there, whether photographs use them or
+# not.
 
 # %% [markdown]
 # ## Hold a mosaic against noise
 #
-# Give every window a basis vector of its own, drawn at random, as in Figure 2. Does it look like noise? We compare it with
-# the same from the untrained network and with white noise of the same energy, from close up and from afar.
+# Give every window a basis vector of its own, drawn at random, as in Figure 2. Does it look like noise? We compare it
+# with the same from the untrained network and with white noise of the same energy, from close up and from afar.
 
 # %%
 def blur(x):
@@ -270,51 +284,56 @@ fields = {network: search.mosaic(choice), f"{network}, turned basis": windows.ti
 show.images(
     [0.5 + 1.5 * v[:, :112, :112] for v in fields.values()] + [0.5 + 10.5 * blur(v) for v in fields.values()],
     [f"{name}\n(16×16 windows)" for name in fields] + ["window means, all 32×32\n(contrast × 7)"] * 4,
-    alt="Two rows of four pictures: mosaics of patchnet, of patchnet with a turned basis, of the untrained network, and "
-        "white noise. Above all are noise, the last a little coarser. Below, averaged over windows, the two of patchnet are "
-        "nearly even grey; the untrained one and white noise are blocks of strong colours.")
+    alt="Two rows of four pictures: mosaics of patchnet, of patchnet with a turned basis, of the untrained network, "
+        "and white noise. Above, all are noise, the last a little coarser. Below, averaged over windows, the two of "
+        "patchnet are nearly even grey; the untrained one and white noise are blocks of strong colours.")
 
 # %% [markdown]
-# From close up the four look alike at first glance. From afar the mosaics of the trained network turn grey, and noise does
-# not. The energy at each spatial frequency says the same: such a mosaic lacks the slow changes of brightness that the
-# filters have learned to see. (Mean over 16 mosaics, light–dark only. The untrained network is one draw of weights, so it
-# need not lie at 1 exactly.)
+# From close up the four look alike at first glance. From afar the mosaics of the trained network turn grey, and noise
+# does not. The energy at each spatial frequency says the same: such a mosaic lacks the slow changes of brightness
+# that the filters have learned to see. (Mean over 16 mosaics, light–dark only. The untrained network is one draw of
+# weights, so it need not lie at 1 exactly.)
 
 # %%
 def power(fields, edges):
     """Return the mean energy of the light–dark channel in rings of spatial frequency (cycles per window)."""
-    spectrum = sum(torch.fft.fft2(v.sum(0) / 3**0.5).abs().square() for v in fields) / len(fields) / fields[0][0].numel()
+    light = torch.stack(fields).sum(1) / 3**0.5
+    spectrum = torch.fft.fft2(light, norm="ortho").abs().square().mean(0)
     axis = torch.fft.fftfreq(spectrum.shape[0], 1 / height)
     radius = torch.hypot(axis[:, None], axis[None, :])
     return [float(spectrum[(radius > low) & (radius <= high)].mean()) for low, high in itertools.pairwise(edges)]
 
 
 edges = [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5]
-drawn = {name: [s.random(generator) for _ in range(16)] for name, s in ((network, search), ("untrained", random_search))}
+drawn = {name: [s.random(generator) for _ in range(16)]
+         for name, s in ((network, search), ("untrained", random_search))}
 show.lines(
     edges[1:], {name: [len(V) * p for p in power(some, edges)] for name, some in drawn.items()},
-    "Energy of mosaics, light–dark, relative to white noise", "spatial frequency, upper end of the ring (cycles per window)",
-    "energy / energy of white noise", guides={"white noise": [1] * 9},
-    alt="Energy against spatial frequency. The untrained network's mosaics stay near 1, the level of white noise; those of "
-        "patchnet lie more than ten times lower at low frequencies and rise to about 1 at high ones.")
+    "Energy of mosaics, light–dark, relative to white noise",
+    "spatial frequency, upper end of the ring (cycles per window)", "energy / energy of white noise",
+    guides={"white noise": [1] * 9},
+    alt="Energy against spatial frequency. The untrained network's mosaics stay near 1, the level of white noise; "
+        "those of patchnet lie more than ten times lower at low frequencies and rise to about 1 at high ones.")
 
 # %%
 far = {name: float(blur(v).norm() / blur(noise).norm()) for name, v in fields.items()}
 for name, v in fields.items():
     kurtosis = float(v.pow(4).mean() / v.square().mean() ** 2)
-    print(f"{name:<26}contrast from afar {far[name]:>4.1f} of noise   kurtosis {kurtosis:>3.0f}")
+    print(f"{name:<26}contrast from afar {far[name]:.1f} of noise   kurtosis above 10: {kurtosis > 10}")
 
 # %% [markdown]
-# Contrast from afar and the spectrum are properties of the null space: turning the basis does not move them. The kurtosis
-# (3 for a normal distribution) is one of the basis: LAPACK's dots sparkle, and a turn removes them. So "no different than
-# random noise" is true of random weights; with a trained network, one step back tells a mosaic from noise.
+# Contrast from afar and the spectrum are properties of the null space: turning the basis does not move them. The
+# kurtosis (3 for a normal distribution) is one of the basis: LAPACK's dots sparkle, and a turn removes them. So "no
+# different than random noise" is true of random weights; with a trained network, one step back tells a mosaic from
+# noise.
 
 # %% [markdown]
 # ## Draw with it
 #
-# For Figure 3 we need vectors that the eye can tell apart, best by brightness. The flat white window $w$ is not in the
-# null space, but its projection $VV^\top w$ is; scaled to norm 1 it is $b$, the brightest vector of the null space,
-# and $-b$ is the darkest. We draw with these two: stripes, a checkerboard, rings and, in 32×32 windows, a portrait.
+# For Figure 3 we need vectors that the eye can tell apart, best by brightness. The flat white window $w$ is not in
+# the null space, but its projection $VV^\top w$ is; scaled to norm 1 it is $b$, the brightest vector of the null
+# space, and $-b$ is the darkest. We draw with these two: stripes, a checkerboard, rings and, in 32×32 windows, a
+# portrait.
 
 # %%
 white = torch.full((len(V),), len(V) ** -0.5, dtype=torch.float64)
@@ -325,7 +344,8 @@ rows, columns = torch.meshgrid(*(torch.arange(n) for n in search.geometry.grid),
 centre = (torch.tensor(search.geometry.grid) - 1) / 2
 portrait = images.load("astronaut", size=len(rows)).mean(0)
 patterns = {"stripes": (rows + columns) // 4 % 2, "checkerboard": (rows // 4 + columns // 4) % 2,
-            "rings": torch.hypot(rows - centre[0], columns - centre[1]) // 3 % 2, "portrait": portrait > portrait.median()}
+            "rings": torch.hypot(rows - centre[0], columns - centre[1]) // 3 % 2,
+            "portrait": portrait > portrait.median()}
 drawings = {name: windows.tile(search.geometry, torch.stack([-bright, bright])[pattern.long()])
             for name, pattern in patterns.items()}
 
@@ -344,14 +364,14 @@ for beta in (2048, 8192):
                       f"{result.predictions[1]}, p = {result.probabilities[1]:.3f}")
 show.images(
     pictures, titles,
-    alt="The photograph of a cat with stripes, a checkerboard, rings and a portrait drawn over it: both to be seen at beta "
-        "2048, and only the drawings at 8192. Over each the relative feature change, between 1e-16 and 1e-14, and the same "
-        "class with the same probability.")
+    alt="The photograph of a cat with stripes, a checkerboard, rings and a portrait drawn over it: both to be seen "
+        "at beta 2048, and only the drawings at 8192. Over each the relative feature change, between 1e-16 and "
+        "1e-14, and the same class with the same probability.")
 
 # %% [markdown]
-# All eight are, to the network, the same cat: a change of 1e-15 is the rounding of float64. At β = 2048 cat and drawing
-# share the picture, at 8192 the cat is gone. As always the network is given the unclipped numbers, and the screen clips
-# them. Now all photographs; and the same patterns from `stridenet`'s null space on `stridenet`.
+# All eight are, to the network, the same cat: a change of 1e-15 is the rounding of float64. At β = 2048 cat and
+# drawing share the picture, at 8192 the cat is gone. As always the network is given the unclipped numbers, and the
+# screen clips them. Now all photographs; and the same patterns from `stridenet`'s null space on `stridenet`.
 
 # %%
 betas = [8 * 2**k for k in range(11)]
@@ -369,9 +389,9 @@ print(f"stridenet: every change after the stem above 5%: {min(stride_changes) > 
 # %% [markdown]
 # ## Draw in colour
 #
-# The flat colours of the null space, weak as they are, have rank 3. So there is a vector in it with *any* mean colour, and
-# the pseudoinverse gives the shortest. Ask in each window for the difference of two photographs, and the cat's windows get
-# the mean colours of a flower.
+# The flat colours of the null space, weak as they are, have rank 3. So there is a vector in it with *any* mean
+# colour, and the pseudoinverse gives the shortest. Ask in each window for the difference of two photographs, and the
+# cat's windows get the mean colours of a flower.
 
 # %%
 goal = images.load("flower", size=len(rows)).double() - images.load("chelsea", size=len(rows)).double()
@@ -388,21 +408,21 @@ show.images(
     [flower_cat, blur(flower_cat), blur(cat.double())],
     ["what the network is given\n(clipped by the screen)", "its window means:\nwhat you see from afar",
      "the window means of the cat,\nthe same to the network"],
-    alt="Three pictures: a field of glaring texture in which a flower can just be made out; its window means, a red and "
-        "orange flower in 32×32 squares; and the window means of the cat.")
+    alt="Three pictures: a field of glaring texture in which a flower can just be made out; its window means, a red "
+        "and orange flower in 32×32 squares; and the window means of the cat.")
 
 # %% [markdown]
-# From afar a flower, to the network a cat, feature for feature. It is the unclipped numbers that hold the flower, not what
-# the screen makes of them: at least 96% of any flat colour lies in the row space, in full view of the network, so to
-# change the colour behind its back takes very long vectors.
+# From afar a flower, to the network a cat, feature for feature. It is the unclipped numbers that hold the flower, not
+# what the screen makes of them: at least 96% of any flat colour lies in the row space, in full view of the network,
+# so to change the colour behind its back takes very long vectors.
 
 # %% [markdown]
 # ## Explore
 #
-# Pick vectors (several with Ctrl or Shift), a pattern and β. One vector takes turns with its negative, several with one
-# another; if none is picked, all are used. The basis is the one with the flat colour first, so vectors 0 to 2 make patterns
-# that show from afar, and the others patterns of texture. The panel needs a running kernel; for readers without one, its
-# picture for one choice stands below it.
+# Pick vectors (several with Ctrl or Shift), a pattern and β. One vector takes turns with its negative, several with
+# one another; if none is picked, all are used. The basis is the one with the flat colour first, so vectors 0 to 2
+# make patterns that show from afar, and the others patterns of texture. The panel needs a running kernel; for readers
+# without one, its picture for one choice stands below it.
 
 # %%
 arrangements = {"repeat": 0 * rows, "random": choice, "stripes": (rows + columns) // 4,
@@ -418,7 +438,8 @@ def draw(vectors, pattern, beta):
     result = compare(model, cat, y)
     said = f"{result.predictions[1]}, p = {result.probabilities[1]:.3f}"
     return show.images(
-        [show.perturbation(v), y], [f"vectors {', '.join(map(str, vectors)) or 'all'}: {pattern}", f"β = {beta}: {said}"],
+        [show.perturbation(v), y],
+        [f"vectors {', '.join(map(str, vectors)) or 'all'}: {pattern}", f"β = {beta}: {said}"],
         alt=f"Perturbation and photograph, {pattern}, β = {beta}. Prediction: {said}. Relative change after the stem: "
             f"{stem_change(result):.0e}; rounding is at most {result.bound:.0e}.", columns=2)
 
@@ -434,8 +455,8 @@ draw((0,), "rings", 2048)
 # %% [markdown]
 # ## The verdict
 #
-# Each claim gets a verdict, measured above and compared with the ledger in `data/claims.toml`. If a measurement and the
-# ledger ever disagree, these cells fail.
+# Each claim gets a verdict, measured above and compared with the ledger in `data/claims.toml`. If a measurement and
+# the ledger ever disagree, these cells fail.
 
 # %%
 def verdict(always, there, condition):
@@ -462,29 +483,31 @@ print(claims.check("pattern-collides", measured, separate_windows=max(drawn_chan
 # %% [markdown]
 # ## Limits
 #
-# - We cannot know with which routine Figure 1 was made; we looked at what LAPACK returns, through PyTorch. Another library
-#   may return yet another basis, and other pictures. What this notebook says about the null space does not depend on that.
-# - Nor do we know how Figure 1 maps numbers to colours. Here zero is grey. A picture that cuts negative numbers off to
-#   black shows the dots alone, on black.
-# - Seven photographs are a small sample of the world. That photographs have most of their energy at low frequencies has
-#   been found on every large collection; the digits in the tables belong to these seven.
-# - "From afar" means averaged over one window. An eye that cannot resolve a window blurs in a similar way, but not in the
-#   same.
+# - We cannot know with which routine Figure 1 was made; we looked at what LAPACK returns, through PyTorch. Another
+#   library may return yet another basis, and other pictures. What this notebook says about the null space does not
+#   depend on that.
+# - Nor do we know how Figure 1 maps numbers to colours. Here zero is grey. A picture that cuts negative numbers off
+#   to black shows little more than the dots, on black.
+# - Seven photographs are a small sample of the world. That the energy of natural images falls with frequency is long
+#   known (Field 1987); the digits in the tables belong to these seven.
+# - "From afar" means averaged over one window. An eye that cannot resolve a window blurs in a similar way, but not in
+#   the same.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1. Hide from the printer.** Draw rings over the cat that are gone when the page is printed in grey. A printer computes
-# grey as 0.299 R + 0.587 G + 0.114 B, so ask for a mean colour of which that is zero. Check the window means in grey and
-# in colour, and the collision.
+# **1. Hide from the printer.** Draw rings over the cat that are gone when the page is printed in grey. A printer
+# computes grey as 0.299 R + 0.587 G + 0.114 B, so ask for a mean colour of which that is zero. Check the window means
+# in grey and in colour, and the collision.
 
 # %% jupyter={"source_hidden": true}
 grey = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
-hidden = F.normalize(V @ torch.linalg.pinv(mean_colours) @ torch.tensor([grey[2], 0, -grey[0]], dtype=torch.float64), dim=0)
+red_blue = torch.tensor([grey[2], 0, -grey[0]], dtype=torch.float64)
+hidden = F.normalize(V @ torch.linalg.pinv(mean_colours) @ red_blue, dim=0)
 v = windows.tile(search.geometry, torch.stack([-hidden, hidden])[patterns["rings"].long()])
 y = search.collide(cat, v, 2048)
 in_grey, in_colour = (grey[:, None, None] * blur(v)).sum(0), blur(v)[0] - blur(v)[2]
-print("rings in grey, seen from afar:", bool(in_grey.abs().max() > 1e-12), "  in colour:", bool(in_colour.abs().max() > 1e-3))
+print("from afar, rings in grey:", bool(in_grey.abs().max() > 1e-12), " in colour:", bool(in_colour.abs().max() > 1e-3))
 print(compare(model, cat, y).verdict)
 assert in_grey.abs().max() < 1e-12 and compare(model, cat, y).collides_from == search.layer.name
 
@@ -505,12 +528,12 @@ print("mosaic:", round(mean_window(fields[network]), 2), " with random signs:", 
 assert mean_window(fields[network]) > 2 * mean_window(signed)
 
 # %% [markdown]
-# The vectors of a basis have a sign, and the mean of 83 orthonormal vectors is not zero but of norm $1/\sqrt{83}$. This
-# mean stands in every mosaic with the period of the window. Random signs take it away.
+# The vectors of a basis have a sign, and the mean of 83 orthonormal vectors is not zero but of norm $1/\sqrt{83}$.
+# This mean stands in every mosaic with the period of the window. Random signs take it away.
 
 # %% [markdown]
-# **3. Choose the filters yourself.** Take the 64 frequency and colour coordinates in which six of the photographs have most
-# energy as a stem. What share of the seventh does it miss, and what share does `patchnet`?
+# **3. Choose the filters yourself.** Take the 64 frequency and colour coordinates in which six of the photographs
+# have most energy as a stem. What share of the seventh does it miss, and what share does `patchnet`?
 
 # %% jupyter={"source_hidden": true}
 *six, seventh = cut.chunk(len(photographs), dim=1)
