@@ -12,20 +12,23 @@ import math
 _STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
 
 
-def images(pictures, titles, alt, columns=4):
+def images(pictures, titles, alt, columns=4, width=2.6):
     """Show tensors ``(3, H, W)`` side by side, as a screen would: clipped to [0, 1].
 
     Parameters
     ----------
     titles : one a picture, lines separated by newlines. Pictures and titles must be equal in number (ValueError).
     alt : what the figure shows, in words.
+    width : of each picture, in inches.
     """
     if len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
     columns = min(columns, len(pictures))
-    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (2.6, 3.0))
+    lines = 1 + max(title.count("\n") for title in titles)
+    figure, axes = _figure(math.ceil(len(pictures) / columns), columns, (width, width + 0.1 + 0.2 * lines))
     for axis in axes.flat:
         axis.set_axis_off()
+        axis.set_anchor("S")  # what room is left belongs to the titles
     for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
         axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=9)
@@ -83,6 +86,23 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
         axis.set_xticks(x, [f"{value:g}" for value in x])
         axis.minorticks_off()
     figure.legend(loc="outside right upper")
+    return _png(figure, alt)
+
+
+def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None):
+    """Draw tensors ``(rows, columns)``, one a title, as heat maps of one scale, `label`; `limits` are its ends."""
+    if len(matrices) != len(titles):
+        raise ValueError(f"{len(matrices)} matrices need as many titles, not {len(titles)} titles")
+    low, high = limits or (min(float(m.min()) for m in matrices), max(float(m.max()) for m in matrices))
+    figure, axes = _figure(math.ceil(len(matrices) / columns), columns, (2.7, 2.8))
+    for axis, matrix, title in zip(axes.flat, matrices, titles, strict=False):
+        drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", vmin=low, vmax=high)
+        axis.set_title(title, fontsize=9)
+    for axis in axes.flat[len(matrices):]:
+        axis.set_axis_off()
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    figure.colorbar(drawn, ax=axes, label=label)
     return _png(figure, alt)
 
 

@@ -4,9 +4,12 @@ import warnings
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_windows import layers
 from torch import nn
 
-from collide_utils import images, models, networks, nullspace
+from collide_utils import images, models, networks, nullspace, windows
 from collide_utils.compare import compare
 from collide_utils.search import NullSpaceSearch
 
@@ -57,6 +60,32 @@ def test_every_perturbation_vanishes_under_the_dense_matrix_of_the_stem():
     for v in (*(search.repeat(k) for k in range(83)), search.random()):
         assert (dense @ v.flatten()).abs().max() < 1e-13
     assert dense.shape[1] - nullspace.matrix_rank(dense, 1e-12) == 9 * 83 + 3 * (21 * 23 - 21 * 21)
+
+
+@settings(deadline=None)
+@given(layers(separate=True), st.integers(1, 2), st.integers(0, 2**31))
+def test_mosaics_and_patterns_vanish_under_the_dense_stem(case, groups, seed):
+    # Normalisation, bias, groups, gaps, dilation and padding: the stem as one matrix, brute force.
+    (layer, (channels, *size)), generator = case, torch.Generator().manual_seed(seed)
+    shape = (groups * channels, *size)
+
+    def draw(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    normalize = models.Normalize(draw(shape[0]).tolist(), (0.1 + draw(shape[0])).tolist()).double()
+    conv = nn.Conv2d(shape[0], groups * layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                     layer.dilation, groups).double()
+    nn.init.normal_(conv.weight, generator=generator)
+    stem = nn.Sequential(normalize, conv)
+    search = NullSpaceSearch(stem, shape)
+    origin = torch.zeros(1, *shape, dtype=torch.float64)
+    units = torch.eye(origin.numel(), dtype=torch.float64).view(-1, *shape)
+    with torch.no_grad():
+        matrix = (stem(units) - stem(origin)).flatten(1).T
+    # One vector a window, and a vector scaled from window to window, as a pattern is.
+    pattern = (2 * draw(*search.geometry.grid, 1) - 1) * search.basis[:, 0]
+    for v in (search.random(generator), windows.tile(search.geometry, pattern)):
+        assert (matrix @ v.flatten()).abs().max() <= 1e-12 * max(1, matrix.abs().max())
 
 
 def test_basis_is_orthonormal_in_pixel_space(search):
