@@ -18,6 +18,7 @@ def figures():
         show.change_by_layer({"same": same}, alt="five"),
         show.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
         show.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),
+        show.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
         show.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
     ]
 
@@ -27,6 +28,12 @@ def test_every_figure_is_a_picture_with_an_alternative_text():
         assert Image.open(io.BytesIO(figure.data)).size[0] > 300
         data, metadata = figure._repr_mimebundle_()
         assert "image/png" in data and metadata["image/png"]["alt"] == "five"
+
+
+def test_a_table_can_be_sorted_and_quotes_what_it_is_given():
+    page = show.table([("a <b>", 1234), ("c", 5)], ["name", "n"], caption="some & all").data
+    assert "a &lt;b&gt;" in page and "1,234" in page and "some &amp; all" in page
+    assert page.count("<button") == 2 and page.count("<tr>") == 3 and "ariaSort" in page
 
 
 def test_pictures_and_titles_must_match():
