@@ -7,12 +7,25 @@ import operator
 import tomllib
 from pathlib import Path
 
-_LEDGER = Path(__file__).resolve().parent.parent / "data" / "claims.toml"
+_ROOT = Path(__file__).resolve().parent.parent
+_LEDGER = _ROOT / "data" / "claims.toml"
 
 
 def ledger():
     """Return the ledger: a dict from a claim's id to its entry (claim, supplement, notebook, verdict, evidence)."""
     return tomllib.loads(_LEDGER.read_text(encoding="utf-8"))
+
+
+def section(claim):
+    """Return the heading of the section of its notebook in which a claim is decided."""
+    heading = found = None
+    source = _ROOT / "notebooks" / f"{ledger()[claim]['notebook']}.py"
+    for line in source.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ## "):
+            heading = line.removeprefix("# ## ")
+        elif f'"{claim}"' in line:
+            found = heading
+    return found
 
 
 def check(claim, verdict, **measured):

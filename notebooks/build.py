@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import html
+import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -75,10 +77,12 @@ def main():
             if error:
                 errors.append(error)
             if args.rewrite and not error:
+                notebook.metadata["seconds"] = math.ceil(seconds)
                 notebook.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
                 nbformat.write(notebook, path.with_suffix(".ipynb"))
             elif not args.rewrite:
                 page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title(notebook)}})
+                page = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)  # from page to page
                 (BUILD / f"{path.stem}.html").write_text(page, encoding="utf-8")
                 rows.append(f'<li><a href="{path.stem}.html">{html.escape(title(notebook))}</a>'
                             + (" (failed)" if error else "") + "</li>")
