@@ -17,6 +17,7 @@ def figures():
         show.spectrum([3.0, 2.0], columns=4, alt="five"),
         show.change_by_layer({"same": same}, alt="five"),
         show.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
+        show.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
         show.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
     ]
 
