@@ -106,6 +106,20 @@ def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=Non
     return _png(figure, alt)
 
 
+def against_band(series, band, title, xlabel, ylabel, alt):
+    """Draw named lists of values by their number, from 1, over a grey band: `band` is ``(name, lower, upper)``."""
+    figure, axes = _figure(1, 1, (8, 4.2))
+    axis = axes[0, 0]
+    name, lower, upper = band
+    axis.fill_between(range(1, len(lower) + 1), lower, upper, color="0.8", label=name)
+    for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+        numbers = range(1, len(values) + 1)
+        axis.plot(numbers, values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.legend()
+    return _png(figure, alt)
+
+
 def against_law(samples, density, distribution, xlabel, alt, upper=6):
     """Draw named samples of a positive quantity against a law, up to `upper`: histograms, empirical distributions."""
     import numpy as np

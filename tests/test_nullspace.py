@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collide_utils.nullspace import matrix_rank, null_space, nullity
+from collide_utils.nullspace import matrix_rank, null_space, nullity, principal_angles, shared_null_space
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -126,7 +126,7 @@ def test_basis_is_float64_whatever_comes_in():
     (torch.tensor([[1.0, float("nan")]]), ValueError, "NaN"),
 ])
 def test_bad_matrices_are_named(matrix, error, text):
-    for function in (matrix_rank, null_space):
+    for function in (matrix_rank, null_space, shared_null_space, lambda m: principal_angles(m, m)):
         with pytest.raises(error, match=text):
             function(matrix)
 
@@ -135,3 +135,109 @@ def test_bad_matrices_are_named(matrix, error, text):
 def test_bad_tolerances_are_named(rtol):
     with pytest.raises(ValueError, match="rtol must be"):
         matrix_rank(torch.ones(2, 2), rtol=rtol)
+
+
+@st.composite
+def planted(draw, most=4):
+    """Gaussian matrices of one to `most` that vanish on a common subspace of known dimension and on nothing else."""
+    columns = draw(st.integers(2, 20))
+    shared = draw(st.integers(0, columns - 1))
+    rng = np.random.default_rng(draw(seeds))
+    frame = np.linalg.qr(rng.normal(size=(columns, columns)))[0]
+    ranks = draw(st.lists(st.integers(1, columns - shared), min_size=1, max_size=most))
+    ranks.append(max(1, columns - shared - sum(ranks)))
+    scales = draw(st.lists(st.integers(-12, 12), min_size=len(ranks), max_size=len(ranks)))
+    matrices = [10.0**scale * rng.normal(size=(rank, columns - shared)) @ frame[:, shared:].T
+                for rank, scale in zip(ranks, scales, strict=True)]
+    return [torch.from_numpy(matrix) for matrix in matrices], frame[:, :shared]
+
+
+@settings(deadline=None)
+@given(planted())
+def test_shared_null_space_is_the_planted_subspace_and_scipys_of_the_stack(case):
+    matrices, expected = case
+    ours = shared_null_space(*matrices, rtol=1e-9).numpy()
+    stack = np.concatenate([matrix.numpy() / np.linalg.norm(matrix.numpy(), 2) for matrix in matrices])
+    theirs = scipy.linalg.null_space(stack, rcond=1e-9)
+    assert ours.shape == expected.shape == theirs.shape
+    np.testing.assert_allclose(ours.T @ ours, np.eye(ours.shape[1]), atol=1e-12)
+    np.testing.assert_allclose(ours @ ours.T, expected @ expected.T, atol=1e-6)
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(planted(), st.randoms(use_true_random=False))
+def test_shared_null_space_knows_no_order_and_no_scale(case, random):
+    matrices, _ = case
+    other = [matrix * 2.0**random.randint(-30, 30) for matrix in random.sample(matrices, len(matrices))]
+    first, second = (shared_null_space(*some, rtol=1e-9) for some in (matrices, other))
+    torch.testing.assert_close(first @ first.T, second @ second.T, atol=1e-6, rtol=0)
+
+
+def test_two_random_stems_share_19_dimensions_and_three_none():
+    stems = torch.randn(3, 64, 147)
+    assert [shared_null_space(*stems[:count]).shape[1] for count in (1, 2, 3)] == [83, 19, 0]
+    shared = shared_null_space(*stems[:2].double())
+    assert (stems[:2].double() @ shared).abs().max() < 1e-12
+
+
+def test_a_quiet_matrix_is_not_drowned_by_a_loud_one():
+    loud, quiet = 1e12 * torch.randn(3, 9, dtype=torch.float64), 1e-6 * torch.randn(4, 9, dtype=torch.float64)
+    assert shared_null_space(loud, quiet).shape == (9, 2)
+    assert null_space(torch.cat([loud, quiet])).shape == (9, 6)  # what the plain stack would say
+
+
+def test_float32_matrices_share_what_they_share_up_to_their_rounding():
+    frame = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))[0]
+    matrices = [(torch.randn(12, 35, dtype=torch.float64) @ frame[:, 5:].T).float() for _ in range(4)]
+    shared = shared_null_space(*matrices)
+    assert shared.dtype == torch.float64
+    torch.testing.assert_close(shared @ shared.T, frame[:, :5] @ frame[:, :5].T, atol=1e-4, rtol=0)
+
+
+def test_zero_matrices_share_everything():
+    assert torch.equal(shared_null_space(torch.zeros(2, 4), torch.zeros(1, 4)), torch.eye(4, dtype=torch.float64))
+    assert shared_null_space(torch.zeros(2, 4), torch.eye(4)).shape == (4, 0)
+
+
+def test_matrices_that_do_not_fit_are_named_by_their_shapes():
+    with pytest.raises(ValueError, match=r"columns, not shapes \(2, 5\), \(2, 5\), \(3, 6\)"):
+        shared_null_space(torch.ones(2, 5), torch.ones(2, 5), torch.ones(3, 6))
+    with pytest.raises(ValueError, match=r"rows, not shapes \(5, 2\), \(6, 2\)"):
+        principal_angles(torch.ones(5, 2), torch.ones(6, 2))
+    with pytest.raises(ValueError, match="at least one matrix"):
+        shared_null_space()
+
+
+@settings(deadline=None)
+@given(seeds, st.integers(1, 6), st.integers(1, 6), st.lists(st.floats(-8, 0), min_size=6, max_size=6))
+def test_principal_angles_are_the_planted_ones_however_small(seed, p, q, logarithms):
+    rng = np.random.default_rng(seed)
+    angles = np.sort(np.pi / 2 * 10.0 ** np.array(logarithms[:min(p, q)]))
+    near, far, rest = np.split(np.linalg.qr(rng.normal(size=(18, 18)))[0], 3, axis=1)
+    turned = near[:, :len(angles)] * np.cos(angles) + far[:, :len(angles)] * np.sin(angles)
+    b = np.concatenate([turned, rest[:, :q - len(angles)]], axis=1)
+    a, b = (basis @ np.linalg.qr(rng.normal(size=2 * basis.shape[1:]))[0] for basis in (near[:, :p], b))
+    found = principal_angles(torch.from_numpy(a), torch.from_numpy(b))
+    np.testing.assert_allclose(found, angles, rtol=1e-6, atol=1e-14)
+
+
+@settings(deadline=None)
+@given(seeds, st.integers(2, 9), st.integers(1, 5), st.integers(1, 5))
+def test_principal_angles_are_scipys(seed, rows, p, q):
+    rng = np.random.default_rng(seed)
+    a, b = (np.linalg.qr(rng.normal(size=(rows, min(count, rows))))[0] for count in (p, q))
+    angles = principal_angles(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    assert len(angles) == min(p, q, rows) and (np.diff(angles) >= 0).all()
+    np.testing.assert_allclose(angles, np.sort(scipy.linalg.subspace_angles(a, b)), atol=5e-8)
+    np.testing.assert_allclose(np.sum(np.cos(angles)**2), np.sum((a.T @ b)**2), atol=1e-12)
+
+
+@settings(deadline=None)
+@given(planted(most=1))
+def test_an_angle_of_zero_is_a_shared_dimension(case):
+    first, second = case[0]
+    bases = [null_space(matrix, rtol=1e-9) for matrix in (first, second)]
+    if min(basis.shape[1] for basis in bases):
+        angles = principal_angles(*bases)
+        assert int((angles < 1e-6).sum()) == shared_null_space(first, second, rtol=1e-9).shape[1]

@@ -19,6 +19,7 @@ def figures():
         show.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
         show.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),
         show.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
+        show.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
         show.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
     ]
 
