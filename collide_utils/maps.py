@@ -42,7 +42,8 @@ def compute(method, model, image, layer=None, target=None, side="output"):
     reduced as the method's ``reduction`` says, and nothing is normalised. Grad-CAM keeps its positive part, as in its
     paper. Integrated gradients start at black and take 32 steps; SmoothGrad draws noise of standard deviation 0.1
     16 times, the same in every call; ablation and occlusion set to zero, ablation one of 4×4 blocks at a time. Guided
-    backpropagation changes ``nn.ReLU`` layers only, and in a network without any is the plain gradient.
+    backpropagation changes ``nn.ReLU`` layers only, and in a network without any is the plain gradient. The gradient at
+    a layer's input is that of the tensor: of all that reads it, not of this layer alone.
 
     All happens in eval mode, on a copy of the modules that shares the model's tensors: hooks, training mode and
     in-place operations of the caller's model stay as they are, after an error too.
@@ -141,7 +142,7 @@ def _cut(geometry, block):
     for n, w, s, p, d in zip(geometry.shape[1:], geometry.window, geometry.stride, geometry.padding, geometry.dilation,
                              strict=True):
         for first in range(-p, n + p - d * (w - 1), s):
-            if max(first, 0) // block(n) != min(first + d * (w - 1), n - 1) // block(n):
+            if len({pixel // block(n) for pixel in range(first, first + d * w, d) if 0 <= pixel < n}) > 1:
                 return True
     return False
 
