@@ -101,6 +101,73 @@ def against_law(samples, density, distribution, xlabel, alt, upper=6):
     return _png(figure, alt)
 
 
+def heat_maps(rows, labels, titles, alt):
+    """Show rows of pictures ``(3, H, W)`` and maps ``(h, w)``, one label a row and one title a column.
+
+    The maps of a column share one scale, from the smallest of their entries to the largest, drawn below. Each entry is
+    one square: nothing is smoothed.
+    """
+    if len(rows) != len(labels) or any(len(row) != len(titles) for row in rows):
+        raise ValueError(f"{len(labels)} labels and {len(titles)} titles do not fit rows of lengths "
+                         f"{[len(row) for row in rows]}")
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(len(rows), len(titles), (1.9, 2.1))
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=9)
+        maps = [row[column] for row in rows if row[column].ndim == 2]
+        for axis, row in zip(axes[:, column], rows, strict=True):
+            axis.set(xticks=[], yticks=[])
+            if row[column].ndim == 3:
+                axis.imshow(row[column].clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+                continue
+            drawn = axis.imshow(row[column].float().cpu().numpy(), cmap="cividis", interpolation="nearest",
+                                vmin=min(float(map.min()) for map in maps), vmax=max(float(map.max()) for map in maps))
+        if maps:
+            bar = figure.colorbar(drawn, ax=axes[:, column], location="bottom", pad=0.02, aspect=12)
+            bar.ax.tick_params(labelsize=6)
+            bar.locator = MaxNLocator(2)
+            bar.formatter.set_powerlimits((-2, 3))
+            bar.formatter.set_useMathText(True)
+            bar.ax.xaxis.get_offset_text().set_fontsize(6)
+            bar.update_ticks()
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        axis.set_ylabel(label, fontsize=9)
+    return _png(figure, alt)
+
+
+def table(values, marks, rows, columns, title, label, alt, limits=(1e-16, 1)):
+    """Draw a table of positive numbers on a logarithmic scale of greys, each cell with its mark.
+
+    Parameters
+    ----------
+    values, marks : dicts from (row, column) to a number and to a short text. Cells that are missing stay white.
+    label : of the scale. Numbers outside `limits` are drawn as the nearer limit.
+    """
+    figure, axes = _figure(1, 1, (1.8 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
+    axis = axes[0, 0]
+    low, high = (math.log10(limit) for limit in limits)
+    shades = [[math.nan] * len(columns) for _ in rows]
+    for (row, column), value in values.items():
+        shade = min(max(math.log10(value), low), high) if value else low
+        i, j = rows.index(row), columns.index(column)
+        shades[i][j] = shade
+        axis.text(j, i, marks[row, column], ha="center", va="center",
+                  color="white" if shade < (low + high) / 2 else "black")
+    drawn = axis.imshow(shades, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_xticks([j + 0.5 for j in range(len(columns) - 1)], minor=True)
+    axis.set_yticks([i + 0.5 for i in range(len(rows) - 1)], minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.tick_params(which="both", length=0)
+    axis.set_title(title, fontsize=10)
+    bar = figure.colorbar(drawn, ax=axis, label=label, pad=0.02)
+    ticks = range(math.ceil(low), math.floor(high) + 1, 4)
+    bar.set_ticks(list(ticks), labels=[f"$10^{{{tick}}}$" if tick else "1" for tick in ticks])
+    return _png(figure, alt)
+
+
 def _greys():
     from matplotlib import colormaps
 
