@@ -112,7 +112,7 @@ def agreement(model, x, y, layers=None, methods=None):
             if at_layer:
                 _check_spatial(recording, layer, side)
     rows = []
-    for name, how, layer, side in tqdm(places, desc="maps of two images", unit="pair", delay=10):
+    for name, how, layer, side in tqdm(places, desc="maps of two images", unit="pair", disable=None):
         a, b = (how(_call(twin, image, target, layer, side)) for image in (x, y))
         size = max(float(a.norm()), float(b.norm()))
         difference = float((a - b).norm()) / size if size else 0.0

@@ -144,7 +144,7 @@ def table(values, marks, rows, columns, title, label, alt, limits=(1e-16, 1)):
     values, marks : dicts from (row, column) to a number and to a short text. Cells that are missing stay white.
     label : of the scale. Numbers outside `limits` are drawn as the nearer limit.
     """
-    figure, axes = _figure(1, 1, (1.8 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
+    figure, axes = _figure(1, 1, (2.4 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
     axis = axes[0, 0]
     low, high = (math.log10(limit) for limit in limits)
     shades = [[math.nan] * len(columns) for _ in rows]
