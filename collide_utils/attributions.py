@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from collide_utils import hooks
+
 
 class Call(NamedTuple):
     """What is explained: one image ``(1, C, H, W)``, a class and, for a method at a layer, the layer and its side."""
@@ -58,19 +60,40 @@ def _activation(captum, call):
 
 
 def _ablation(captum, call):
+    tensor, done = _up_to(call)
+
     def forward(image):
+        for module, output in done.items():
+            module.forward = lambda _, output=output: output.repeat(len(image), *[1] * (output.ndim - 1))
         # Captum hands on the tensor that it keeps for the next block, and a residual block would add to it in place.
         if call.at_input:
             hook = call.layer.register_forward_pre_hook(lambda _, args: tuple(arg.clone() for arg in args))
         else:
             hook = call.layer.register_forward_hook(lambda _, args, output: output.clone())
-        with hook:
+        try:
             return call.model(image)
+        finally:
+            hook.remove()
+            for module in done:
+                del module.forward
 
-    mask = _blocks(_activation(captum, call), _quarter)
     return captum.LayerFeatureAblation(forward, call.layer).attribute(
-        call.image, target=call.target, layer_mask=mask, attribute_to_layer_input=call.at_input,
+        call.image, target=call.target, layer_mask=_blocks(tensor, _quarter), attribute_to_layer_input=call.at_input,
         perturbations_per_eval=16)
+
+
+def _up_to(call):
+    """The tensor at the layer, and the outputs of the costly modules that need not run again when it is replaced."""
+    inside = set(call.layer.modules()) if call.at_input else set()
+    modules = {name: module for name, module in call.model.named_modules()
+               if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in inside}
+    layer = next(name for name, module in call.model.named_modules() if module is call.layer)
+    with torch.no_grad(), hooks.record(call.model, list({**modules, layer: None})) as recording:
+        call.model(call.image)
+    order = recording.order
+    done = {modules[name]: recording.outputs[name][0] for name in order[:order.index(layer) + 1]
+            if name in modules and order.count(name) == 1}
+    return (recording.inputs if call.at_input else recording.outputs)[layer][0], done
 
 
 def _grad_cam(captum, call):

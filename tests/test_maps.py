@@ -17,7 +17,7 @@ from collide_utils.search import NullSpaceSearch
 SIZE = 84  # the shipped networks take any size, and this one is a seventh of the work
 PHOTOGRAPHS = ["chelsea", "coffee", "flower"]
 PLACES = [("conv1", "input"), ("conv1", "output"), ("bn1", "input"), ("layer1.bn2", "output"),
-          ("layer2", "input"), ("layer3", "output")]
+          ("layer2.conv2", "output"), ("layer2", "input"), ("layer3", "output")]
 
 
 def small(name):
@@ -190,6 +190,10 @@ def test_maps_at_a_layer_equal_their_formulas(layer, side, network, x):
     guided = maps.compute("guided_backprop", network, x)
     upsampled = F.interpolate(cam[None, None], x.shape[1:], mode="bilinear")[0, 0]
     torch.testing.assert_close(maps.compute("guided_grad_cam", network, x, layer, side=side), guided * upsampled)
+    torch.testing.assert_close(maps.compute("ablation", network, x, layer, side=side), ablation(tensor, rest))
+
+
+def ablation(tensor, rest):
     with torch.no_grad():
         logits = rest(tensor)[0]
         target, expected = int(logits.argmax()), torch.zeros(tensor.shape[2:], dtype=torch.float64)
@@ -199,8 +203,17 @@ def test_maps_at_a_layer_equal_their_formulas(layer, side, network, x):
                 blanked = tensor.clone()
                 blanked[:, :, i:i + size, j:j + size] = 0
                 expected[i:i + size, j:j + size] = logits[target] - rest(blanked)[0, target]
-    # Every channel of a block is given the block's effect, and the channels are added.
-    torch.testing.assert_close(maps.compute("ablation", network, x, layer, side=side), expected * tensor.shape[1])
+    return expected * tensor.shape[1]  # every channel of a block is given the block's effect, and channels are added
+
+
+@pytest.mark.parametrize("layer, side", [("2", "output"), ("2", "input"), ("3", "output"), ("3", "input")])
+def test_ablation_runs_a_module_again_that_runs_on_both_sides_of_the_layer(layer, side):
+    shared = nn.Conv2d(2, 2, 3, padding=1)
+    model = nn.Sequential(shared, nn.Tanh(), nn.Sigmoid(), nn.Conv2d(2, 2, 1), shared, nn.Flatten(),
+                          nn.Linear(128, 3)).double()
+    x = torch.rand(2, 8, 8, dtype=torch.float64)
+    expected = ablation(*split(model, x, layer, side))
+    torch.testing.assert_close(maps.compute("ablation", model, x, layer, side=side), expected)
 
 
 def test_maps_at_the_image_equal_their_formulas(network, x):
