@@ -35,7 +35,7 @@ import ipywidgets
 import numpy as np
 from scipy.integrate import quad
 
-from collide_utils import claims, models, panels, randmat, show, weights
+from collide_utils import charts, claims, models, panels, randmat, weights
 
 rng = np.random.default_rng(1)
 sample = randmat.sample_smallest_eigenvalues
@@ -85,7 +85,7 @@ print("integral and closed form agree to 12 digits:", step_1 < 1e-12)
 draws = {10: 4000, 100: 2000, 1000: 500, 100_000: 20}
 scaled = {n: n * sample(n, n, size, rng) for n, size in draws.items()}
 labelled = {f"n = {n:,} ({len(values)} draws)": values for n, values in scaled.items()}
-show.against_law(
+charts.against_law(
     labelled, randmat.limit_pdf, randmat.limit_cdf, "n · λ_min",
     alt="Two panels. Histograms of n times the smallest eigenvalue for n from 10 to 100,000 follow one "
         "steep curve that is infinite at zero; the empirical distributions lie on one rising curve, the "
@@ -114,7 +114,7 @@ small = [1, 2, 4, 8]
 count = 40_000
 distances = [distance(n * randmat.sample_smallest_eigenvalues_dense(n, n, count, rng)) for n in small]
 noise = 1.63 / np.sqrt(count)
-show.lines(
+charts.lines(
     small, {"measured": distances}, "How far the law is from its limit", "n", "Kolmogorov distance",
     guides={"1/(9n)": [1 / (9 * n) for n in small], "sampling noise, 99 %": [noise] * len(small)},
     alt="The Kolmogorov distance between the law of n times lambda-min and its limit, against n on "
@@ -146,7 +146,7 @@ medians = {name: [np.median(sample(n, shape(n), 400 if n < 3000 else 80, rng)) f
            for name, shape in shapes.items()}
 edge = [(np.sqrt(2 * n) - np.sqrt(n)) ** 2 for n in sizes]
 limit = [randmat.limit_quantile(0.5) / n for n in sizes]
-show.lines(
+charts.lines(
     sizes, medians, "The smallest eigenvalue of W Wᵀ, W n×p", "n", "median of λ_min",
     guides={"(√p − √n)² at p = 2n": edge, "median of the limit law": limit},
     alt="Median of the smallest eigenvalue against n on logarithmic axes. For p = n and p = n + 10 it "
@@ -173,7 +173,7 @@ print("p < n, by definition of the rank:", np.linalg.matrix_rank(rng.standard_no
 def draw(n, ratio):
     p = round(ratio * n)
     values = n * sample(n, p, 200, np.random.default_rng(0)) if p >= n else np.zeros(200)
-    return show.against_law(
+    return charts.against_law(
         {f"{n}×{p}": values}, randmat.limit_pdf, randmat.limit_cdf, "n · λ_min", upper=max(6, 1.1 * values.max()),
         alt=f"200 draws of a {n}×{p} matrix: the median of n · λ_min is {np.median(values):.3g}; "
             f"in the law for p = n it is {randmat.limit_quantile(0.5):.3g}.")

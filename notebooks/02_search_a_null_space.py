@@ -37,7 +37,7 @@ import warnings
 import numpy as np
 import torch
 
-from collide_utils import claims, images, models, nullspace, show, weights
+from collide_utils import charts, claims, images, models, nullspace, show, weights
 from collide_utils.compare import compare
 from collide_utils.search import NullSpaceSearch
 
@@ -87,7 +87,7 @@ print("relative residual below 1e-14:", bool(residual < 1e-14))
 
 # %%
 singular_values = torch.linalg.svdvals(pixel_W)
-show.spectrum(
+charts.spectrum(
     singular_values.tolist(), columns=W.shape[1],
     alt="The 64 singular values of patchnet's first weight on a logarithmic axis, falling from left to "
         "right; a grey band at their right marks the remaining 83 of the 147 dimensions, the null space.")
@@ -158,7 +158,7 @@ noise = torch.randn(mosaic.shape, generator=generator, dtype=torch.float64)
 noise *= mosaic.norm() / noise.norm()
 lines = {"null space, β = 8": results[8], "null space, β = 8192": results[8192],
          "white noise, β = 8": compare(model, cat, search.collide(cat, noise, 8))}
-show.change_by_layer(
+charts.change_by_layer(
     lines, alt="Relative feature change at every layer on a logarithmic axis. All lines start high at the "
     "input. The two null-space lines drop to about 1e-15 at the first convolution and stay there; the line "
     "for white noise stays ten orders of magnitude above them.")
@@ -225,7 +225,7 @@ for dtype in formats:
     rounded = models.load(network, dtype=dtype)
     pairs = [compare(rounded, cat, colliding[beta]) for beta in betas]
     series[str(dtype).removeprefix("torch.")] = [stem_change(pair) for pair in pairs]
-show.lines(
+charts.lines(
     betas, series, "Relative feature change after the stem",
     "β (8-bit grey levels per window)", "‖f(y) − f(x)‖ / ‖f(x)‖",
     alt="Relative feature change after the stem against beta on logarithmic axes, one line for each of "

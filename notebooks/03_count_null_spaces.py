@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 from torchvision.models import get_model_builder
 
-from collide_utils import claims, counting, models, nullspace, show, weights
+from collide_utils import charts, claims, counting, models, nullspace, show, weights
 
 networks = ["patchnet", "patchnet-b", "patchnet-l2", "stridenet"]
 data = Path("..") / "data"
@@ -147,7 +147,7 @@ def predicted(epochs):
 
 prediction = {name: predicted(record[name]) for name in networks}
 epochs = range(1, len(record["patchnet"]) + 1)
-show.lines(epochs, {"all-ones component, measured": [e["head_ones"] for e in record["patchnet"]],
+charts.lines(epochs, {"all-ones component, measured": [e["head_ones"] for e in record["patchnet"]],
                     "all-ones component, predicted": prediction["patchnet"],
                     "second smallest singular value": [e["head_s2"] for e in record["patchnet"]]},
            "The head of patchnet loses one direction, as predicted", "epoch", "size", xscale="linear", yscale="linear",
@@ -215,7 +215,7 @@ for row, epoch in enumerate((0, 0, 1, 3, 5, 7, 9, 12)):
     stem[row] *= shrinkage(epoch)
 made_up = torch.linalg.svdvals(stem.double())
 number = range(1, 65)
-show.lines(number, {"patchnet's stem": (alive / alive[0]).tolist(), "eight filters killed": (made_up / made_up[0]).tolist()},
+charts.lines(number, {"patchnet's stem": (alive / alive[0]).tolist(), "eight filters killed": (made_up / made_up[0]).tolist()},
            "A stem with dead filters", "number of the singular value", "singular value / largest", xscale="linear",
            guides={"float32's tolerance for this shape": [tolerance] * 64},
            alt="64 singular values of patchnet's stem, falling gently from 1 to 0.01, and of the same stem with eight filters "
@@ -268,7 +268,7 @@ def extra(name, tolerances):
 
 
 tolerances = [10 ** (e / 4) for e in range(-28, -7)]
-show.lines(tolerances, {name: extra(name, tolerances) for name in networks},
+charts.lines(tolerances, {name: extra(name, tolerances) for name in networks},
            "Null dimensions beyond those of the shapes", "tolerance, relative to the largest singular value",
            "dimensions, all weights together", yscale="linear",
            alt="Number of additional null dimensions against the tolerance from 1e-7 to 0.01 for the four shipped "
@@ -301,7 +301,7 @@ for row in atlas:
     family = get_model_builder(row.name).__module__.removeprefix("torchvision.models.")
     families[family]["all weights"].append(row.total_nullity / row.total_columns)
     families[family]["first weight"].append(row.first_nullity / row.first_columns)
-show.strips(dict(sorted(families.items())), "How much of its input a weight cannot see, by shape alone",
+charts.strips(dict(sorted(families.items())), "How much of its input a weight cannot see, by shape alone",
             "share of the columns that is null",
             alt="One line for each family of architectures with a dot for each of its networks: the null share of all weights' "
                "columns lies between one third (vision transformers) and 0.95; that of the first weight is exactly 0 for many "

@@ -43,7 +43,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from collide_utils import claims, images, models, panels, show, windows
+from collide_utils import charts, claims, images, models, panels, show, windows
 from collide_utils.compare import compare
 from collide_utils.search import NullSpaceSearch
 
@@ -307,7 +307,7 @@ def power(fields, edges):
 edges = [0, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5]
 drawn = {name: [s.random(generator) for _ in range(16)]
          for name, s in ((network, search), ("untrained", random_search))}
-show.lines(
+charts.lines(
     edges[1:], {name: [len(V) * p for p in power(some, edges)] for name, some in drawn.items()},
     "Energy of mosaics, light–dark, relative to white noise",
     "spatial frequency, upper end of the ring (cycles per window)", "energy / energy of white noise",

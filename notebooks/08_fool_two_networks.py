@@ -36,7 +36,7 @@ from itertools import combinations
 
 import torch
 
-from collide_utils import claims, images, models, nullspace, show, weights, windows
+from collide_utils import charts, claims, images, models, nullspace, show, weights, windows
 from collide_utils.compare import compare
 from collide_utils.search import NullSpaceSearch
 
@@ -263,7 +263,7 @@ assert min(trained_means.values()) > 83 / 147 + 10 * float(random_means.std())
 assert max(trained_means.values()) - min(trained_means.values()) < float(random_means.max() - random_means.min())
 
 # %%
-show.against_band(
+charts.against_band(
     {" and ".join(pair): values.rad2deg().tolist() for pair, values in angles.items()},
     ("200 pairs of random stems", chance.min(0).values.rad2deg(), chance.max(0).values.rad2deg()),
     "Principal angles between null spaces", "number of the angle", "angle (degrees)",

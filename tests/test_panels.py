@@ -1,11 +1,11 @@
 import ipywidgets
 
-from collide_utils import panels, show
+from collide_utils import charts, panels
 
 
 def test_a_panel_replaces_the_bytes_of_one_picture():
     def draw(n):
-        return show.lines([1, 2], {"a": [n, n + 1]}, "title", "x", "y", alt=f"n is {n} < 9")
+        return charts.lines([1, 2], {"a": [n, n + 1]}, "title", "x", "y", alt=f"n is {n} < 9")
 
     slider = ipywidgets.IntSlider(1, 1, 5, description="n")
     panel = panels.panel(draw, n=slider)

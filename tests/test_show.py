@@ -2,10 +2,11 @@ import io
 
 import pytest
 import torch
+from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
-from collide_utils import randmat, show
+from collide_utils import charts, randmat, show
 from collide_utils.compare import compare
 
 
@@ -14,13 +15,16 @@ def figures():
     same = compare(model, torch.ones(3, 4, 4), torch.ones(3, 4, 4))
     return [
         show.images([torch.rand(3, 8, 8)] * 5, list("abcde"), alt="five"),
-        show.spectrum([3.0, 2.0], columns=4, alt="five"),
-        show.change_by_layer({"same": same}, alt="five"),
-        show.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
+        charts.spectrum([3.0, 2.0], columns=4, alt="five"),
+        charts.change_by_layer({"same": same}, alt="five"),
+        charts.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
         show.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),
-        show.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
-        show.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
-        show.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
+        charts.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
+        charts.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
+        show.compare_maps([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
+        charts.shaded_table({("a", "c"): 1e-9, ("b", "c"): 0.0}, {("a", "c"): "=", ("b", "c"): "≠"}, ["a", "b"], ["c", "d"],
+                   "title", "label", alt="five"),
+        charts.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
     ]
 
 
@@ -42,6 +46,19 @@ def test_pictures_and_titles_must_match():
         show.images([torch.rand(3, 8, 8)] * 2, ["a"], alt="")
     with pytest.raises(ValueError, match="2 matrices.*not 1 title"):
         show.heatmaps([torch.rand(7, 7)] * 2, ["a"], "x", "y", "share", alt="")
+
+
+def test_heat_maps_need_a_label_a_row_and_a_title_a_column():
+    with pytest.raises(ValueError, match=r"1 labels and 2 titles do not fit rows of lengths \[1\]"):
+        show.compare_maps([[torch.rand(4, 4)]], ["x"], ["a", "b"], alt="")
+
+
+def test_maps_of_a_column_share_one_scale():
+    figure = show.compare_maps([[torch.zeros(2, 2)], [torch.ones(2, 2)]], ["x", "y"], ["map"], alt="")
+    colours = Image.open(io.BytesIO(figure.data)).convert("RGB").getcolors(1 << 24)
+    seen = {colour: count for count, colour in colours}
+    for end in (0.0, 1.0):  # each map is a square of one colour, larger than the bar that shows the scale
+        assert seen[colormaps["cividis"](end, bytes=True)[:3]] > 10_000
 
 
 def test_a_perturbation_is_centred_on_grey():

@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 from torchvision.models import get_model
 
-from collide_utils import counting, nullspace, show, weights
+from collide_utils import charts, counting, nullspace, weights
 
 
 def seconds(function, *args):
@@ -45,7 +45,7 @@ for size in sizes:
     print(f"{size} × {2 * size}: {theirs[-1] / ours[-1]:.0f} times as long")
 
 times = {"nullspace.nullity": ours, "scipy.linalg.null_space": theirs}
-picture = show.lines(sizes, times, "Time to count a null space", "rows (half the columns)", "seconds",
+picture = charts.lines(sizes, times, "Time to count a null space", "rows (half the columns)", "seconds",
                      alt="Time against matrix size on logarithmic axes, for our nullity and scipy's null_space.")
 Path("build").mkdir(exist_ok=True)
 Path("build/counting.png").write_bytes(picture.data)

@@ -1,0 +1,147 @@
+"""Charts for the notebooks, as pictures with alternative texts like those of :mod:`~collide_utils.show`."""
+
+from __future__ import annotations
+
+import math
+
+from collide_utils.show import canvas, to_image
+
+_STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
+
+
+def spectrum(singular_values, columns, alt):
+    """Draw the singular values of a matrix and, at the right, the columns that have none: its null space."""
+    figure, axes = canvas(1, 1, (7.5, 3.2))
+    axis = axes[0, 0]
+    rank = len(singular_values)
+    axis.semilogy(range(1, rank + 1), singular_values, "o", markersize=4, color="black")
+    axis.axvspan(rank + 0.5, columns + 0.5, color="0.85")
+    axis.text((rank + columns) / 2, max(singular_values), f"null space:\n{columns - rank} dimensions", ha="center",
+              va="top")
+    axis.set(title="Singular values of the first weight", xlabel="number of the singular value",
+             ylabel="singular value\n(per unit of pixel value)", xlim=(0, columns + 1))
+    return to_image(figure, alt)
+
+
+def change_by_layer(comparisons, alt):
+    """Draw the relative feature change of every layer, one line for each of the named :class:`Comparison` objects."""
+    figure, axes = canvas(1, 1, (8, 4.2))
+    axis = axes[0, 0]
+    for (name, comparison), (marker, line), grey in zip(comparisons.items(), _STYLES, _greys(), strict=False):
+        values = [max(change, 1e-17) for _, change in comparison.changes]
+        axis.semilogy(values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
+    layers = [layer for layer, _ in comparison.changes]
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6)
+    axis.set(title="Relative feature change, layer by layer", xlabel="layer, in forward order",
+             ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
+    axis.legend()
+    return to_image(figure, alt)
+
+
+def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", yscale="log"):
+    """Draw named lists of values against `x`; `guides` are drawn without markers, thin. A short `x` is marked in full.
+
+    `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``.
+    """
+    figure, axes = canvas(1, 1, (8, 4.2))
+    axis = axes[0, 0]
+    for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+        axis.plot(x, values, marker=marker, linestyle=line, markersize=4, markevery=max(1, len(x) // 16), color=grey,
+                  label=name)
+    for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
+        axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    if len(x) <= 16:
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
+    figure.legend(loc="outside right upper")
+    return to_image(figure, alt)
+
+
+def against_band(series, band, title, xlabel, ylabel, alt):
+    """Draw named lists of values by their number, from 1, over a grey band: `band` is ``(name, lower, upper)``."""
+    figure, axes = canvas(1, 1, (8, 4.2))
+    axis = axes[0, 0]
+    name, lower, upper = band
+    axis.fill_between(range(1, len(lower) + 1), lower, upper, color="0.8", label=name)
+    for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+        numbers = range(1, len(values) + 1)
+        axis.plot(numbers, values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.legend()
+    return to_image(figure, alt)
+
+
+def against_law(samples, density, distribution, xlabel, alt, upper=6):
+    """Draw named samples of a positive quantity against a law, up to `upper`: histograms, empirical distributions."""
+    import numpy as np
+
+    figure, axes = canvas(1, 2, (5, 3.8))
+    grid = np.linspace(0.002, upper, 600)
+    for (name, sample), (_, line), grey in zip(samples.items(), _STYLES, _greys(), strict=False):
+        axes[0, 0].hist(sample, bins=np.linspace(0, upper, 25),
+                        weights=np.full(len(sample), 24 / upper / len(sample)), histtype="step", linestyle=line,
+                        color=grey, label=name)
+        axes[0, 1].step(np.sort(sample), (np.arange(len(sample)) + 1) / len(sample), where="post", linestyle=line,
+                        color=grey, label=name)
+    for axis, law in zip(axes[0], (density, distribution), strict=True):
+        axis.plot(grid, law(grid), color="black", linewidth=2, alpha=0.6, label="the law")
+        axis.set(xlim=(0, upper), xlabel=xlabel)
+        axis.legend()
+    axes[0, 0].set(title="Histogram", ylabel="probability density", ylim=(0, 2.5))
+    axes[0, 1].set(title="Empirical distribution", ylabel="share of draws below", ylim=(0, 1))
+    return to_image(figure, alt)
+
+
+def strips(groups, title, xlabel, alt):
+    """Draw numbers in [0, 1] as dots on one line for each group: ``{group: {series: [numbers]}}``."""
+    figure, axes = canvas(1, 1, (8, 1.2 + 0.24 * len(groups)))
+    axis = axes[0, 0]
+    series = list(next(iter(groups.values())))
+    for name, (marker, _), grey in zip(series, _STYLES, _greys(), strict=False):
+        points = [(value, place) for place, group in enumerate(groups.values()) for value in group[name]]
+        axis.plot(*zip(*points, strict=True), marker, markersize=5, color=grey, alpha=0.7, label=name)
+    axis.set_yticks(range(len(groups)), groups, fontsize=8)
+    axis.grid(axis="y", color="0.9")
+    axis.set_axisbelow(True)
+    axis.set(title=title, xlabel=xlabel, xlim=(-0.02, 1.02), ylim=(len(groups) - 0.5, -0.5))
+    axis.legend()
+    return to_image(figure, alt)
+
+
+def shaded_table(values, marks, rows, columns, title, label, alt, limits=(1e-16, 1)):
+    """Draw a table of positive numbers on a logarithmic scale of greys, each cell with its mark.
+
+    Parameters
+    ----------
+    values, marks : dicts from (row, column) to a number and to a short text. Cells that are missing stay white.
+    label : of the scale. Numbers outside `limits` are drawn as the nearer limit.
+    """
+    figure, axes = canvas(1, 1, (2.4 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
+    axis = axes[0, 0]
+    low, high = (math.log10(limit) for limit in limits)
+    shades = [[math.nan] * len(columns) for _ in rows]
+    for (row, column), value in values.items():
+        shade = min(max(math.log10(value), low), high) if value else low
+        i, j = rows.index(row), columns.index(column)
+        shades[i][j] = shade
+        axis.text(j, i, marks[row, column], ha="center", va="center",
+                  color="white" if shade < (low + high) / 2 else "black")
+    drawn = axis.imshow(shades, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_xticks([j + 0.5 for j in range(len(columns) - 1)], minor=True)
+    axis.set_yticks([i + 0.5 for i in range(len(rows) - 1)], minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.tick_params(which="both", length=0)
+    axis.set_title(title, fontsize=10)
+    bar = figure.colorbar(drawn, ax=axis, label=label, pad=0.02)
+    ticks = range(math.ceil(low), math.floor(high) + 1, 4)
+    bar.set_ticks(list(ticks), labels=[f"$10^{{{tick}}}$" if tick else "1" for tick in ticks])
+    return to_image(figure, alt)
+
+
+def _greys():
+    from matplotlib import colormaps
+
+    return [colormaps["cividis"](place) for place in (0.0, 0.35, 0.65, 0.9, 0.2, 0.5)]
