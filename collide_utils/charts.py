@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from collide_utils.show import canvas, to_image
+from collide_utils.show import subplots, to_image
 
 _STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
 
 
 def spectrum(singular_values, columns, alt):
     """Draw the singular values of a matrix and, at the right, the columns that have none: its null space."""
-    figure, axes = canvas(1, 1, (7.5, 3.2))
+    figure, axes = subplots(1, 1, (7.5, 3.2))
     axis = axes[0, 0]
     rank = len(singular_values)
     axis.semilogy(range(1, rank + 1), singular_values, "o", markersize=4, color="black")
@@ -25,7 +25,7 @@ def spectrum(singular_values, columns, alt):
 
 def change_by_layer(comparisons, alt):
     """Draw the relative feature change of every layer, one line for each of the named :class:`Comparison` objects."""
-    figure, axes = canvas(1, 1, (8, 4.2))
+    figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, comparison), (marker, line), grey in zip(comparisons.items(), _STYLES, _greys(), strict=False):
         values = [max(change, 1e-17) for _, change in comparison.changes]
@@ -43,7 +43,7 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
 
     `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``.
     """
-    figure, axes = canvas(1, 1, (8, 4.2))
+    figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
         axis.plot(x, values, marker=marker, linestyle=line, markersize=4, markevery=max(1, len(x) // 16), color=grey,
@@ -60,7 +60,7 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
 
 def against_band(series, band, title, xlabel, ylabel, alt):
     """Draw named lists of values by their number, from 1, over a grey band: `band` is ``(name, lower, upper)``."""
-    figure, axes = canvas(1, 1, (8, 4.2))
+    figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     name, lower, upper = band
     axis.fill_between(range(1, len(lower) + 1), lower, upper, color="0.8", label=name)
@@ -76,7 +76,7 @@ def against_law(samples, density, distribution, xlabel, alt, upper=6):
     """Draw named samples of a positive quantity against a law, up to `upper`: histograms, empirical distributions."""
     import numpy as np
 
-    figure, axes = canvas(1, 2, (5, 3.8))
+    figure, axes = subplots(1, 2, (5, 3.8))
     grid = np.linspace(0.002, upper, 600)
     for (name, sample), (_, line), grey in zip(samples.items(), _STYLES, _greys(), strict=False):
         axes[0, 0].hist(sample, bins=np.linspace(0, upper, 25),
@@ -95,7 +95,7 @@ def against_law(samples, density, distribution, xlabel, alt, upper=6):
 
 def strips(groups, title, xlabel, alt):
     """Draw numbers in [0, 1] as dots on one line for each group: ``{group: {series: [numbers]}}``."""
-    figure, axes = canvas(1, 1, (8, 1.2 + 0.24 * len(groups)))
+    figure, axes = subplots(1, 1, (8, 1.2 + 0.24 * len(groups)))
     axis = axes[0, 0]
     series = list(next(iter(groups.values())))
     for name, (marker, _), grey in zip(series, _STYLES, _greys(), strict=False):
@@ -117,7 +117,7 @@ def shaded_table(values, marks, rows, columns, title, label, alt, limits=(1e-16,
     values, marks : dicts from (row, column) to a number and to a short text. Cells that are missing stay white.
     label : of the scale. Numbers outside `limits` are drawn as the nearer limit.
     """
-    figure, axes = canvas(1, 1, (2.4 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
+    figure, axes = subplots(1, 1, (2.4 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
     axis = axes[0, 0]
     low, high = (math.log10(limit) for limit in limits)
     shades = [[math.nan] * len(columns) for _ in rows]

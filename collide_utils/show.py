@@ -23,7 +23,7 @@ def images(pictures, titles, alt, columns=4, width=2.6):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
     columns = min(columns, len(pictures))
     lines = 1 + max(title.count("\n") for title in titles)
-    figure, axes = canvas(math.ceil(len(pictures) / columns), columns, (width, width + 0.1 + 0.2 * lines))
+    figure, axes = subplots(math.ceil(len(pictures) / columns), columns, (width, width + 0.1 + 0.2 * lines))
     for axis in axes.flat:
         axis.set_axis_off()
         axis.set_anchor("S")  # what room is left belongs to the titles
@@ -43,7 +43,7 @@ def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=Non
     if len(matrices) != len(titles):
         raise ValueError(f"{len(matrices)} matrices need as many titles, not {len(titles)} titles")
     low, high = limits or (min(float(m.min()) for m in matrices), max(float(m.max()) for m in matrices))
-    figure, axes = canvas(math.ceil(len(matrices) / columns), columns, (2.7, 2.8))
+    figure, axes = subplots(math.ceil(len(matrices) / columns), columns, (2.7, 2.8))
     for axis, matrix, title in zip(axes.flat, matrices, titles, strict=False):
         drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", vmin=low, vmax=high)
         axis.set_title(title, fontsize=9)
@@ -94,7 +94,7 @@ def compare_maps(rows, labels, titles, alt):
                          f"{[len(row) for row in rows]}")
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = canvas(len(rows), len(titles), (1.9, 2.1))
+    figure, axes = subplots(len(rows), len(titles), (1.9, 2.1))
     for column, title in enumerate(titles):
         axes[0, column].set_title(title, fontsize=9)
         maps = [row[column] for row in rows if row[column].ndim == 2]
@@ -118,7 +118,7 @@ def compare_maps(rows, labels, titles, alt):
     return to_image(figure, alt)
 
 
-def canvas(rows, columns, size):
+def subplots(rows, columns, size):
     """Return a matplotlib figure and its axes ``(rows, columns)``, each of `size` (width, height) in inches."""
     from matplotlib.figure import Figure
 
