@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class Geometry:
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
-    @property
+    @cached_property
     def overlapping(self):
         """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
         times = []
