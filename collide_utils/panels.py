@@ -62,8 +62,7 @@ def beta(networks=("patchnet", "patchnet-b", "stridenet"), photographs=None, sta
     photographs = _by_name(images.names() if photographs is None else photographs, "photograph")
     style, layout = dict(description_width="9em"), dict(width="34em", max_width="100%")
     controls = dict(
-        beta=ipywidgets.FloatLogSlider(start, base=2, min=0, max=13, step=0.25, description="β", readout_format=".0f",
-                                       tooltip="β, the norm of each window's change in 8-bit grey levels"),
+        beta=ipywidgets.FloatLogSlider(start, base=2, min=0, max=13, step=0.25, description="β", readout_format=".0f"),
         network=ipywidgets.Dropdown(options=list(networks), description="network"),
         photograph=ipywidgets.Dropdown(options=list(photographs), description="photograph"),
         basis=ipywidgets.Dropdown(options=[MOSAIC, REPEATED], description="perturbation"),
@@ -71,9 +70,8 @@ def beta(networks=("patchnet", "patchnet-b", "stridenet"), photographs=None, sta
     for control in controls.values():
         control.style, control.layout = style, layout
     button = ipywidgets.Button(description="new random draw", tooltip="draw other basis vectors")
-    picture = ipywidgets.Image(format="png", layout=dict(max_width="100%"), tooltip=(
-        "From left to right: the photograph, the perturbation and their sum; below, the relative change of each layer. "
-        "The text above says the same in numbers."))
+    picture = _picture("From left to right: the photograph, the perturbation and their sum; below, the relative change "
+                       "of each layer. The text above says the same in numbers.")
     text = ipywidgets.HTML()
     scene, number = _Scene(networks, photographs), 0
 
@@ -173,6 +171,17 @@ def _by_name(things, kind):
 
 def _status(words):
     return f'<div role="status">{html.escape(words)}</div>'
+
+
+def _picture(words):
+    import ipywidgets
+    import traitlets
+
+    class Picture(ipywidgets.Image):
+        # ipywidgets' view asks for a description before it sets a tooltip, the one place for words on an image.
+        description = traitlets.Unicode("").tag(sync=True)
+
+    return Picture(format="png", tooltip=words, layout=dict(max_width="100%", object_fit="contain"))
 
 
 def _box(children):
