@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help course test lab bench notebooks clean
+.PHONY: help course test lab app bench notebooks clean
 
 help:  ## Say what each command does
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,6 +23,9 @@ test: .venv/installed  ## Check style, pairing and mathematics, and that the not
 
 lab: .venv/installed  ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+app: .venv/installed  ## Open the β panel of notebook 05 in a browser, without code
+	cd notebooks && ../$(BIN)/voila app.py
 
 bench: .venv/installed  ## Time the fast algorithms against the usual ones
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -62,7 +62,42 @@ def compare(model, x, y):
     Both images are cast to the dtype and device of the model. ValueError for images of different shapes, with a batch
     dimension or with entries that are not finite; TypeError for anything but floating-point tensors.
     """
-    for image in (x, y):
+    return Reference(model, x).compare(y)
+
+
+class Reference:
+    """What `model` makes of one image, kept to compare many others with: :func:`compare` with its first half done."""
+
+    def __init__(self, model, x):
+        self.model, self.x = model, x
+        self._logits, recording = self._run(x)
+        self._outputs = {name: [output.double() for output in outputs] for name, outputs in recording.outputs.items()}
+
+    def compare(self, y):
+        """Return the :class:`Comparison` of the image with `y`; errors as in :func:`compare`."""
+        if isinstance(y, torch.Tensor) and y.shape != self.x.shape:
+            raise ValueError(f"the images differ in shape: {tuple(self.x.shape)} and {tuple(y.shape)}")
+        y_logits, recording = self._run(y)
+        changes, seen = [], {}
+        for name in recording.order:
+            call = seen[name] = seen.get(name, 0) + 1
+            change = _relative(self._outputs[name][call - 1], recording.outputs[name][call - 1].double())
+            changes.append((name if call == 1 else f"{name} ({call})", change))
+        logits = torch.stack([self._logits, y_logits])
+        changes.append(("logits", _relative(*logits)))
+        growth = max(1.0, float(y.double().norm() / self.x.double().norm()))
+        bound = 64 * torch.finfo(next(self.model.parameters()).dtype).eps * growth
+        collides_from = None
+        for name, change in reversed(changes):
+            if not change <= bound:
+                break
+            collides_from = name
+        probabilities, places = logits.softmax(1).max(1)
+        names = getattr(self.model, "categories", None)
+        predictions = tuple(names[p] if names else p for p in places.tolist())
+        return Comparison(changes, bound, collides_from, logits, predictions, tuple(probabilities.tolist()))
+
+    def _run(self, image):
         if not isinstance(image, torch.Tensor) or not image.is_floating_point():
             kind = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
             raise TypeError(f"images must be floating-point tensors, not {kind}")
@@ -70,33 +105,11 @@ def compare(model, x, y):
             raise ValueError(f"images must have shape (C, H, W), not {tuple(image.shape)}")
         if not image.isfinite().all():
             raise ValueError("an image has entries that are NaN or infinite")
-    if x.shape != y.shape:
-        raise ValueError(f"the images differ in shape: {tuple(x.shape)} and {tuple(y.shape)}")
-    weight = next(model.parameters())
-    logits, recordings = [], []
-    for image in (x, y):
         # One image at a time: in a batch of two the arithmetic may be arranged differently for the second. On a GPU,
         # cuDNN would round float32 to ten bits unless told not to.
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), hooks.record(model) as recording:
-            logits.append(model(image.to(weight)[None])[0].double())
-        recordings.append(recording)
-    changes, seen = [], {}
-    for name in recordings[0].order:
-        call = seen[name] = seen.get(name, 0) + 1
-        first, second = (r.outputs[name][call - 1].double() for r in recordings)
-        changes.append((name if call == 1 else f"{name} ({call})", _relative(first, second)))
-    logits = torch.stack(logits)
-    changes.append(("logits", _relative(*logits)))
-    bound = 64 * torch.finfo(weight.dtype).eps * max(1.0, float(y.double().norm() / x.double().norm()))
-    collides_from = None
-    for name, change in reversed(changes):
-        if not change <= bound:
-            break
-        collides_from = name
-    probabilities, places = logits.softmax(1).max(1)
-    names = getattr(model, "categories", None)
-    predictions = tuple(names[p] if names else p for p in places.tolist())
-    return Comparison(changes, bound, collides_from, logits, predictions, tuple(probabilities.tolist()))
+        weight = next(self.model.parameters())
+        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), hooks.record(self.model) as recording:
+            return self.model(image.to(weight)[None])[0].double(), recording
 
 
 def _relative(first, second):

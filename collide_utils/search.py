@@ -9,6 +9,7 @@ import warnings
 import torch
 
 from collide_utils import hooks, nullspace, weights, windows
+from collide_utils.nearest import nearest_in_box
 
 
 class NullSpaceSearch:
@@ -81,17 +82,68 @@ class NullSpaceSearch:
         image, perturbation : floating-point tensors ``(C, H, W)``; the image in [0, 1].
         beta : the perturbation multiplier, the norm of each window's change in 8-bit grey levels; finite, at least 0.
         """
-        for what, value in (("image", image), ("perturbation", perturbation)):
-            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-                kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-                raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
-            if tuple(value.shape) != self.geometry.shape:
-                raise ValueError(f"the {what} must have shape {self.geometry.shape}, not {tuple(value.shape)}")
-            if not value.isfinite().all():
-                raise ValueError(f"the {what} has entries that are NaN or infinite")
+        image, perturbation = self._check("image", image), self._check("perturbation", perturbation)
         if not (math.isfinite(beta) and beta >= 0):
             raise ValueError(f"beta must be finite and at least 0, not {beta!r}")
-        return image.double() + beta / 255 * perturbation.double()
+        return image + beta / 255 * perturbation
+
+    def shrink(self, image, perturbation, beta):
+        """Return ``(shrunk, betas)``: `perturbation` with each window scaled so that :meth:`collide` stays in [0, 1].
+
+        A null-space vector stays one when it is scaled, so the collision is as exact as before, which clipping would
+        not leave it. ``betas``, of shape ``geometry.grid``, is the multiplier that each window keeps: `beta`, or the
+        largest that fits, which is 0 where a pixel is at its limit. Pixels that no window sees are left unperturbed.
+        Parameters and errors are those of :meth:`collide`; ValueError too if the image leaves [0, 1].
+        """
+        self._check_valid(image)
+        change = windows.cut(self.geometry, self.collide(image, perturbation, beta) - image.double())
+        start = windows.cut(self.geometry, image.double())
+        room = torch.where(change > 0, (1 - start) / change, torch.where(change < 0, -start / change, torch.inf))
+        kept = room.amin(-1).clamp(max=1)
+        shrunk = windows.cut(self.geometry, perturbation.double()) * kept[:, :, None]
+        return windows.paste(self.geometry, shrunk), beta * kept
+
+    def toward(self, image, target):
+        """Return the valid image nearest (L2) to `target` that differs from `image` by null-space vectors alone.
+
+        Valid means in [0, 1], which holds exactly; the rest holds up to rounding, in every window. Float64. What a
+        window sees in the padding stays as it is, and pixels that no window sees take the target's value, clipped.
+        Where windows overlap they are the tiles of :func:`~collide_utils.windows.tile`, as in :meth:`random`, and the
+        result collides no more than that does.
+
+        Parameters
+        ----------
+        image, target : floating-point tensors ``(C, H, W)``. The image must lie in [0, 1] (ValueError); the target need
+            not.
+
+        The windows are independent convex programs, solved by :func:`~collide_utils.nearest.nearest_in_box`;
+        RuntimeError if that does not converge.
+        """
+        image, target = self._check_valid(image), self._check("target", target).to(image)
+        inside = windows.cut(self.geometry, torch.ones_like(image))
+        points, targets = (windows.cut(self.geometry, value) for value in (image, target))
+        rows = nullspace.null_space(self.basis.T).to(image)
+        found = nearest_in_box(*(value.flatten(0, 1) for value in (targets, points)), rows,
+                               torch.zeros_like(inside).flatten(0, 1), inside.flatten(0, 1))
+        seen = windows.paste(self.geometry, inside) > 0
+        return torch.where(seen, windows.paste(self.geometry, found.view_as(points)), target.clamp(0, 1))
+
+    def _check(self, what, value):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+            raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
+        if tuple(value.shape) != self.geometry.shape:
+            raise ValueError(f"the {what} must have shape {self.geometry.shape}, not {tuple(value.shape)}")
+        if not value.isfinite().all():
+            raise ValueError(f"the {what} has entries that are NaN or infinite")
+        return value.double()
+
+    def _check_valid(self, image):
+        image = self._check("image", image)
+        if image.min() < 0 or image.max() > 1:
+            found = f"[{float(image.min()):.3g}, {float(image.max()):.3g}]"
+            raise ValueError(f"the image must lie in [0, 1], not in {found}")
+        return image
 
 
 def _pixel_scale(model, layer, geometry):

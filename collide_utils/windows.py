@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class Geometry:
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
-    @property
+    @cached_property
     def overlapping(self):
         """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
         times = []
@@ -85,19 +86,33 @@ def tile(geometry, windows):
     zero, also those of a window that reaches into the padding: cut off there, it would be another window. Where they
     overlap, tiles lie side by side from the top left corner, cropped to the image, as in the supplement.
     """
-    channels, height, width = geometry.shape
-    expected = (*geometry.grid, channels * geometry.window[0] * geometry.window[1])
+    expected = (*geometry.grid, geometry.shape[0] * geometry.window[0] * geometry.window[1])
     if tuple(windows.shape) != expected:
         raise ValueError(f"windows must have shape {expected} (rows, columns, C·h·w), not {tuple(windows.shape)}")
+    if not geometry.overlapping:
+        windows = windows * _inside(geometry).to(windows)[:, :, None]
+    return paste(geometry, windows)
+
+
+def cut(geometry, image):
+    """Cut an image ``(C, H, W)`` into the windows of ``geometry.grid``: ``(rows, columns, C·h·w)``, zero outside it."""
+    size, where = _places(geometry)
+    bottom, right = (n - m for n, m in zip(size, geometry.shape[1:], strict=True))
+    return F.unfold(F.pad(image, (0, right, 0, bottom))[None], **where)[0].T.reshape(*geometry.grid, -1)
+
+
+def paste(geometry, windows):
+    """The inverse of :func:`cut`: as :func:`tile`, but of a window that reaches outside the image, the part inside."""
+    size, where = _places(geometry)
+    return F.fold(windows.flatten(0, 1).T, size, **where)[:, :geometry.shape[1], :geometry.shape[2]]
+
+
+def _places(geometry):
     if geometry.overlapping:
         size = [n * w for n, w in zip(geometry.grid, geometry.window, strict=True)]
-        where = dict(kernel_size=geometry.window, stride=geometry.window)
-    else:
-        windows = windows * _inside(geometry).to(windows)[:, :, None]
-        size = [height, width]
-        where = dict(kernel_size=geometry.window, stride=geometry.stride, padding=geometry.padding,
-                     dilation=geometry.dilation)
-    return F.fold(windows.flatten(0, 1).T, size, **where)[:, :height, :width]
+        return size, dict(kernel_size=geometry.window, stride=geometry.window)
+    return list(geometry.shape[1:]), dict(kernel_size=geometry.window, stride=geometry.stride,
+                                          padding=geometry.padding, dilation=geometry.dilation)
 
 
 def _inside(geometry):
