@@ -80,6 +80,25 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None):
     return _png(figure, alt)
 
 
+def heat_maps(values, titles, unit, alt, xlabel="column", ylabel="row", extent=None):
+    """Draw matrices side by side, each with a colour scale of its own for `unit`, row 0 at the top.
+
+    Parameters
+    ----------
+    values : list of matrices, shown without smoothing; `titles` : one each (ValueError otherwise).
+    extent : ``(left, right, bottom, top)`` of the axes; by default the numbers of columns and rows.
+    """
+    if len(values) != len(titles):
+        raise ValueError(f"{len(values)} matrices need as many titles, not {len(titles)} titles")
+    figure, axes = _figure(1, len(values), (4.6, 3.7))
+    for axis, matrix, title in zip(axes.flat, values, titles, strict=True):
+        drawn = axis.imshow(matrix, cmap="cividis", interpolation="nearest", extent=extent)
+        axis.set_title(title, fontsize=10)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        figure.colorbar(drawn, ax=axis, label=unit)
+    return _png(figure, alt)
+
+
 def against_law(samples, density, distribution, xlabel, alt, upper=6):
     """Draw named samples of a positive quantity against a law, up to `upper`: histograms, empirical distributions."""
     import numpy as np

@@ -19,7 +19,8 @@ def symbol(conv, size):
     """Return the blocks of a Conv2d on a torus of `size` × `size` pixels, as a complex128 tensor.
 
     Its shape is ``(size/s_h, size/s_w, C_out, C_in·s_h·s_w)`` with the stride (s_h, s_w): one block per frequency of
-    the output; one column per channel and place within a cell of the stride (the order of ``pixel_unshuffle``). All blocks' singular values together are those of the convolution. Padding only shifts the torus and is left out.
+    the output; one column per channel and place within a cell of the stride (the order of ``pixel_unshuffle``). All
+    blocks' singular values together are those of the convolution. Padding only shifts the torus and is left out.
 
     The weight is taken as it is: where a network normalises its images, divide the weight by each channel's standard
     deviation first. ValueError if `conv` is not a Conv2d with finite weights, or `size` not a multiple of its stride.
@@ -66,7 +67,9 @@ def quietest(conv, size, k=1):
 
     Method: the smallest singular vectors of A by LOBPCG (Knyazev 2001), preconditioned by the inverse of the torus's
     AᵀA, which the symbol gives, and started from those of an image of half the size put into each corner. Gains are
-    measured, so they are upper bounds of the smallest ones; iteration ends when a step lowers none by more than 0.1 %.
+    measured, so they are upper bounds of the smallest ones; iteration ends when a step lowers none by more than 0.1 %,
+    or 1e-12 of the largest gain. A layer with many tiny singular values (trained ones deep in a network, or C_out near
+    C_in·s²) may end above its smallest.
     Errors as in :func:`symbol`, and for a `k` below 1 or above the number of unknowns.
     """
     _check(conv, size)
@@ -100,7 +103,7 @@ def _smallest(conv, size, k, block):
         mix = torch.linalg.svd(torch.linalg.qr(response, mode="r")[1])[2].flip(0)[:block].T
         found, response = basis @ mix, response @ mix
         gains = response.norm(dim=0)
-        if before is not None and bool((before - gains <= _SETTLED * gains + 1e-15 * largest)[:k].all()):
+        if before is not None and bool((before - gains <= _SETTLED * gains + 1e-12 * largest)[:k].all()):
             break
         before = gains
         slope = _backward(conv, response.T.reshape(block, *outputs[1:]), size).flatten(1).T - found * gains**2

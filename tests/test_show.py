@@ -17,6 +17,7 @@ def figures():
         show.spectrum([3.0, 2.0], columns=4, alt="five"),
         show.change_by_layer({"same": same}, alt="five"),
         show.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
+        show.heat_maps([torch.rand(4, 4)] * 2, ["a", "b"], "unit", alt="five", extent=(0, 1, 0, 1)),
         show.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
     ]
 
@@ -31,6 +32,8 @@ def test_every_figure_is_a_picture_with_an_alternative_text():
 def test_pictures_and_titles_must_match():
     with pytest.raises(ValueError, match="2 pictures.*not 1 title"):
         show.images([torch.rand(3, 8, 8)] * 2, ["a"], alt="")
+    with pytest.raises(ValueError, match="2 matrices.*not 1 title"):
+        show.heat_maps([torch.rand(8, 8)] * 2, ["a"], "unit", alt="")
 
 
 def test_a_perturbation_is_centred_on_grey():

@@ -130,7 +130,7 @@ def test_the_quietest_are_the_last_singular_vectors_of_the_padded_layer(conv, si
 def test_null_vectors_are_found_where_there_are_any(conv):
     gains, found = quietest(conv, 28, 3)
     assert torch.linalg.matrix_rank(found.flatten(1)) == 3
-    assert gains.max() < 1e-11
+    assert gains.max() < 1e-10
 
 
 def test_half_the_size_is_only_a_start():
