@@ -67,6 +67,8 @@ def change_by_layer(comparisons, alt):
 
 def lines(x, series, title, xlabel, ylabel, alt, guides=None):
     """Draw named lists of values against `x`, both axes logarithmic; `guides` are drawn without markers, thin."""
+    from matplotlib.ticker import AutoLocator
+
     figure, axes = _figure(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
@@ -75,6 +77,10 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None):
         axis.loglog(x, values, linestyle=line, linewidth=1, color="black", label=name)
     axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
+    low, high = axis.get_ylim()
+    if high < 10 * low:  # a logarithmic axis would have no number to show
+        axis.yaxis.set_major_locator(AutoLocator())
+        axis.yaxis.set_major_formatter("{x:g}")
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     figure.legend(loc="outside right upper")
     return _png(figure, alt)

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import nn
 
+from collide_utils import models
 from collide_utils.symbol import image_nullity, quietest, symbol
 
 
@@ -45,7 +46,8 @@ print(f"symbol at 224: {seconds(symbol, conv, 224):.1f} s; image_nullity: {secon
 print(f"quietest at 224, one: {seconds(quietest, conv, 224, 1):.0f} s, four: {seconds(quietest, conv, 224, 4):.0f} s")
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 print(f"peak memory of the process: {peak:.0f} MB")
-ours = seconds(quietest, conv, 28, 1)
-dense, plain = (seconds(task, conv, 28) / ours for task in (dense_quietest, plain_quietest))
+dense = seconds(dense_quietest, conv, 28) / seconds(quietest, conv, 28, 1)
 print(f"at 28, a dense SVD (LAPACK) takes {dense:.0f} times as long")
-print(f"at 28, scipy's svds to 5 %, without the symbol, takes {plain:.1f} times as long")
+for name, stem in (("untrained", conv), ("stridenet's", models.load("stridenet").conv1)):
+    ratio = seconds(plain_quietest, stem, 112) / seconds(quietest, stem, 112, 1)
+    print(f"{name} stem at 112: scipy's svds to 5 %, without the symbol, takes {ratio:.1f} times as long")
