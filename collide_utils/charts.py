@@ -43,6 +43,8 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
 
     `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``.
     """
+    from matplotlib.ticker import AutoLocator
+
     figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
@@ -51,6 +53,10 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
     for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
         axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    low, high = axis.get_ylim()
+    if yscale == "log" and high < 10 * low:  # a logarithmic axis would have no number to show
+        axis.yaxis.set_major_locator(AutoLocator())
+        axis.yaxis.set_major_formatter("{x:g}")
     if len(x) <= 16:
         axis.set_xticks(x, [f"{value:g}" for value in x])
         axis.minorticks_off()

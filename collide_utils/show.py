@@ -38,20 +38,33 @@ def perturbation(delta):
     return 0.5 + delta / (2 * delta.abs().max())
 
 
-def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None):
-    """Draw tensors ``(rows, columns)``, one a title, as heat maps of one scale, `label`; `limits` are its ends."""
+def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None, shared=True, extent=None):
+    """Draw tensors ``(rows, columns)``, one a title, as heat maps: nothing is smoothed, row 0 is at the top.
+
+    Parameters
+    ----------
+    label : of the scale: one for all, or with ``shared=False`` one for each; `limits` are its ends.
+    extent : ``(left, right, bottom, top)`` of the axes; by default the numbers of columns and rows.
+    """
     if len(matrices) != len(titles):
         raise ValueError(f"{len(matrices)} matrices need as many titles, not {len(titles)} titles")
-    low, high = limits or (min(float(m.min()) for m in matrices), max(float(m.max()) for m in matrices))
-    figure, axes = subplots(math.ceil(len(matrices) / columns), columns, (2.7, 2.8))
+    if shared and limits is None:
+        limits = min(float(m.min()) for m in matrices), max(float(m.max()) for m in matrices)
+    low, high = limits or (None, None)
+    columns = min(columns, len(matrices))
+    figure, axes = subplots(math.ceil(len(matrices) / columns), columns, (2.7, 2.8) if shared else (4.6, 3.7))
     for axis, matrix, title in zip(axes.flat, matrices, titles, strict=False):
-        drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", vmin=low, vmax=high)
+        drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", interpolation="nearest", vmin=low, vmax=high,
+                            extent=extent)
         axis.set_title(title, fontsize=9)
+        if not shared:
+            figure.colorbar(drawn, ax=axis, label=label)
     for axis in axes.flat[len(matrices):]:
         axis.set_axis_off()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
-    figure.colorbar(drawn, ax=axes, label=label)
+    if shared:
+        figure.colorbar(drawn, ax=axes, label=label)
     return to_image(figure, alt)
 
 

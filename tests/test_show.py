@@ -19,6 +19,7 @@ def figures():
         charts.change_by_layer({"same": same}, alt="five"),
         charts.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
         show.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),
+        show.heatmaps([torch.rand(7, 7)], ["a"], "x", "y", "share", alt="five", shared=False, extent=(0, 1, 0, 1)),
         charts.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
         charts.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
         show.compare_maps([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
