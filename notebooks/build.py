@@ -62,6 +62,8 @@ def main():
     args = parser.parse_args()
     paths = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.py"))
              if not args.numbers or path.name[:2] in args.numbers]
+    if args.rewrite:
+        paths.reverse()  # notebook 00 tells how long the others took
     notebooks = [jupytext.read(path) for path in paths]
     cells = sum(cell.cell_type == "code" for notebook in notebooks for cell in notebook.cells)
     exporter = HTMLExporter(extra_loaders=[DictLoader({"course.html.j2": TEMPLATE})], template_file="course.html.j2")

@@ -108,7 +108,7 @@ def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
                               photograph / 0, "bytes": (255 * photograph).byte(), "array": photograph.numpy()}))
     before = part.picture.value
     for control, value, said in (
-            (part.network, "full", "has no null space"), (part.network, "none", "no convolution and no linear layer"),
+            (part.network, "full", "has no null space"), (part.network, "none", "no convolution, linear or attention"),
             (part.network, "gone", "near matches: patchnet"), (part.photograph, "grey", "Not drawn"),
             (part.photograph, "holes", "NaN or infinite"), (part.photograph, "bytes", "floating-point"),
             (part.photograph, "array", "ndarray"), (part.beta, math.nan, "must be finite and at least 0, not nan")):
