@@ -91,14 +91,14 @@ def heat_maps(values, titles, unit, alt, xlabel="column", ylabel="row", extent=N
 
     Parameters
     ----------
-    values : list of matrices, shown without smoothing; `titles` : one each (ValueError otherwise).
+    values : list of tensors ``(rows, columns)``, shown without smoothing; `titles` : one each (ValueError otherwise).
     extent : ``(left, right, bottom, top)`` of the axes; by default the numbers of columns and rows.
     """
     if len(values) != len(titles):
         raise ValueError(f"{len(values)} matrices need as many titles, not {len(titles)} titles")
     figure, axes = _figure(1, len(values), (4.6, 3.7))
     for axis, matrix, title in zip(axes.flat, values, titles, strict=True):
-        drawn = axis.imshow(matrix, cmap="cividis", interpolation="nearest", extent=extent)
+        drawn = axis.imshow(matrix.cpu().numpy(), cmap="cividis", interpolation="nearest", extent=extent)
         axis.set_title(title, fontsize=10)
         axis.set(xlabel=xlabel, ylabel=ylabel)
         figure.colorbar(drawn, ax=axis, label=unit)
