@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from collide_utils import hooks
+from collide_utils import hooks, images
 
 _SHOWN = 8
 
@@ -98,13 +98,7 @@ class Reference:
         return Comparison(changes, bound, collides_from, logits, predictions, tuple(probabilities.tolist()))
 
     def _run(self, image):
-        if not isinstance(image, torch.Tensor) or not image.is_floating_point():
-            kind = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
-            raise TypeError(f"images must be floating-point tensors, not {kind}")
-        if image.ndim != 3:
-            raise ValueError(f"images must have shape (C, H, W), not {tuple(image.shape)}")
-        if not image.isfinite().all():
-            raise ValueError("an image has entries that are NaN or infinite")
+        images.check(image)
         # One image at a time: in a batch of two the arithmetic may be arranged differently for the second. On a GPU,
         # cuDNN would round float32 to ten bits unless told not to.
         weight = next(self.model.parameters())

@@ -60,6 +60,20 @@ def from_file(path, size=224):
     return _to_tensor(open_rgb(path), size)
 
 
+def check(image, shape=None, what="image"):
+    """Raise TypeError if `image` is not a floating-point tensor, ValueError if it is not finite or of another shape.
+
+    `shape` is three numbers, ``(C, H, W)``; by default any. `what` is what the message calls the image.
+    """
+    if not isinstance(image, torch.Tensor) or not image.is_floating_point():
+        kind = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
+        raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
+    if image.ndim != 3 or (shape is not None and tuple(image.shape) != tuple(shape)):
+        raise ValueError(f"the {what} must have shape {shape or '(C, H, W)'}, not {tuple(image.shape)}")
+    if not image.isfinite().all():
+        raise ValueError(f"the {what} has entries that are NaN or infinite")
+
+
 def _to_tensor(image, size):
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a positive whole number of pixels, not {size!r}")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from collide_utils import hooks, windows
+from collide_utils import hooks, images, windows
 from collide_utils.attributions import METHODS, Call
 from collide_utils.compare import compare
 
@@ -189,13 +189,7 @@ def _twin(model):
 
 
 def _one_image(model, image):
-    if not isinstance(image, torch.Tensor) or not image.is_floating_point():
-        kind = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
-        raise TypeError(f"the image must be a floating-point tensor, not {kind}")
-    if image.ndim != 3:
-        raise ValueError(f"one image (C, H, W) is explained at a time, not a tensor of shape {tuple(image.shape)}")
-    if not image.isfinite().all():
-        raise ValueError("the image has entries that are NaN or infinite")
+    images.check(image)
     return image.detach().to(next(model.parameters(), image), copy=True)[None]
 
 

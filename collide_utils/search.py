@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from collide_utils import hooks, nullspace, weights, windows
+from collide_utils import hooks, images, nullspace, weights, windows
 from collide_utils.nearest import nearest_in_box
 
 
@@ -129,13 +129,7 @@ class NullSpaceSearch:
         return torch.where(seen, windows.paste(self.geometry, found.view_as(points)), target.clamp(0, 1))
 
     def _check(self, what, value):
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-            raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
-        if tuple(value.shape) != self.geometry.shape:
-            raise ValueError(f"the {what} must have shape {self.geometry.shape}, not {tuple(value.shape)}")
-        if not value.isfinite().all():
-            raise ValueError(f"the {what} has entries that are NaN or infinite")
+        images.check(value, self.geometry.shape, what)
         return value.double()
 
     def _check_valid(self, image):

@@ -86,7 +86,8 @@ for notebook, names in groupby(ledger, key=lambda name: ledger[name]["notebook"]
         entry, link = ledger[name], f"{notebook}.ipynb#{claims.section(name).replace(' ', '-')}"
         evidence = "<br>".join(f"{e['what']}: " + " and ".join(f"{sign} {e[word]:g}" for word, sign in (
             ("at_least", "≥"), ("at_most", "≤")) if word in e) for e in entry["evidence"].values())
-        lines.append(f"| {entry['claim']} | {entry['supplement']} | {evidence} | [{entry['verdict']}]({link}) |")
+        cells = [entry["claim"], entry["supplement"], evidence, f"[{entry['verdict']}]({link})"]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
 Markdown("\n".join(lines))
 
 # %%

@@ -336,7 +336,7 @@ def test_no_hook_outlives_a_failure_within_a_method():
     ("grad_cam", {"target": 22}, ValueError, "no class 22; there are 22, numbered from 0"),
     ("grad_cam", {"target": -1}, ValueError, "no class -1"),
     ("grad_cam", {"target": 1.5}, TypeError, "float"),
-    ("grad_cam", {"image": torch.rand(1, 3, 56, 56)}, ValueError, r"one image.*not a tensor of shape \(1, 3, 56, 56\)"),
+    ("grad_cam", {"image": torch.rand(1, 3, 56, 56)}, ValueError, r"must have shape \(C, H, W\), not \(1, 3, 56, 56\)"),
     ("grad_cam", {"image": torch.full((3, 56, 56), math.nan)}, ValueError, "NaN"),
     ("grad_cam", {"image": torch.ones(3, 56, 56, dtype=torch.uint8)}, TypeError, "uint8"),
     ("grad_cam", {"image": [[0.5]]}, TypeError, "list"),
