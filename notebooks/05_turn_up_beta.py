@@ -94,7 +94,7 @@ for block in (steps[:4], steps[4:8], steps[8:]):
                + (f"below {found.bound:.0e}" if found.collides_from else "not rounding")
                for found in (results[beta] for beta in block)]
 show.images(
-    pictures, titles, columns=4,
+    pictures, titles, columns=4, width=2.1,
     alt="Twelve values of beta from 0 to 8192 in three blocks of four. In each block the upper row is the "
         "perturbation, grey at first and colour noise in the end, and the lower row the photograph of a cat "
         "plus that perturbation: unchanged, grainy from 128 on, buried in noise at 2048, gone at 8192. Under every one "
@@ -180,6 +180,7 @@ show.images(
     [*targets.values(), *valid.values()],
     [f"target: {name}" for name in targets]
     + [f"nearest valid collision\n{pair.predictions[1]}, p = {pair.probabilities[1]:.3f}" for pair in pairs.values()],
+    width=2.1,
     alt="Above four targets: a cup of coffee, an even grey, colour noise and the cat buried in noise. Below the valid "
         "colliding images nearest to them, all of the same cat: grainy with a faint rim of the cup, hardly "
         "changed, noisy, and noisier still.")
