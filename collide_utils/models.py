@@ -76,9 +76,7 @@ def save(model, path):
 def read(path):
     """Return the :class:`SmallResNet` in a file that :func:`save` wrote; ValueError if it is not such a file, whole."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        state, metadata = _read_safetensors(path)
         model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
         model.load_state_dict(state)
     except FileNotFoundError:
@@ -156,12 +154,17 @@ def _skeleton(name, **options):
         return get_model(name, weights=None, **options)
 
 
+def _read_safetensors(path):
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
+
+
 def _read_tensors(path):
     """Return the tensors in a checkpoint, and whether it is one of :func:`save`."""
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, "stem" in (file.metadata() or {})  # noqa: SIM118
+            state, metadata = _read_safetensors(path)
+            return state, "stem" in metadata
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
         raise

@@ -33,6 +33,17 @@ def test_shapes_give_the_tables_lower_bound(name, row):
     assert found.name == name and found.skipped == () and found.error is None
 
 
+def test_vgg_has_the_same_shapes_without_batch_normalisation():
+    shapes = [[(row.rows, row.columns) for row in counting.per_layer(name)] for name in ("vgg16", "vgg16_bn")]
+    assert shapes[0] == shapes[1]
+
+
+def test_one_of_six_weights_of_a_transformers_block_narrows():
+    blocks = [row for row in counting.per_layer("vit_b_32") if row.name.startswith("encoder.layers.")]
+    assert len(blocks) == 12 * 6
+    assert all(row.wide == (place % 6 == 5) for place, row in enumerate(blocks))
+
+
 # ν, μ, sum of the nullities, nullity of the first weight: published minus what the shapes alone imply. The notebook
 # explains each.
 DIFFERENCES = {
@@ -119,7 +130,7 @@ def test_what_is_not_counted_is_listed():
 
 def test_a_network_without_any_weight_is_an_error():
     with pytest.raises(ValueError, match="ReLU has no convolution, linear or attention layer"):
-        counting.count(nn.Sequential(nn.ReLU())[0])
+        counting.count(nn.ReLU())
 
 
 def test_a_module_counts_as_its_shapes_when_it_has_full_rank():
