@@ -1,1 +1,25 @@
-"""Recompute and test the claims of *Exact Feature Collisions in Neural Networks* (supplementary material)."""
+"""Recompute and test the claims of *Exact Feature Collisions in Neural Networks* (supplementary material).
+
+The rooms, in rows; each imports only from its own row and from those above it:
+
+- what a network is made of: ``weights``, ``hooks``, ``nullspace``
+- the first layer: ``windows``, ``projection``, ``search``, ``symbol``
+- any layer: ``levelsets``
+- material: ``models``, ``checkpoints``, ``images``, ``claims``
+- measuring: ``comparison``, ``counting``, ``randmat``, ``maps``, ``report``
+- pictures: ``show``
+"""
+
+import importlib
+
+_ROOMS = {"NullSpaceSearch": "search", "compare": "comparison", "record": "hooks", "layer_weights": "weights"}
+
+
+def __getattr__(name):
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_ROOMS])

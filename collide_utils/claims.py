@@ -1,6 +1,5 @@
 """The ledger of the supplement's claims, ``data/claims.toml``, and the check that keeps it true."""
 
-from __future__ import annotations
 
 import difflib
 import operator

@@ -1,6 +1,5 @@
 """How many dimensions of their inputs the weights of a network do not see: the supplement's Table 1, and more."""
 
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from collide_utils import models, nullspace, weights
+from collide_utils import checkpoints, models, nullspace, weights
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 
@@ -70,7 +69,7 @@ class NullityCount:
         return 100 * self.mu / self.n
 
     @property
-    def published_percents(self):
+    def truncated_percents(self):
         """Both percentages with their decimals cut off, not rounded: as the supplement prints them."""
         return math.floor(self.nu_percent), math.floor(self.mu_percent)
 
@@ -100,7 +99,7 @@ def count(model, rtol=None, executor=None):
         model if isinstance(model, str) else type(model).__name__, len(rows), sum(row.nullity > 0 for row in rows),
         sum(row.wide for row in rows), sum(row.nullity for row in rows), rows[0].nullity,
         sum(row.groups * row.columns for row in rows), rows[0].groups * rows[0].columns,
-        tuple(weights.other_parameters(network)))
+        tuple(weights.uncounted_parameters(network)))
 
 
 def atlas(names=None, executor=None):
@@ -131,7 +130,7 @@ def count_folder(folder, rtol=None, executor=None):
 
 
 def _network(model):
-    return models.skeleton(model) if isinstance(model, str) else model
+    return models.shapes_only(model) if isinstance(model, str) else model
 
 
 def _nullity(matrix, rtol):
@@ -143,6 +142,6 @@ def _nullity(matrix, rtol):
 
 def _count_file(path, rtol):
     try:
-        return replace(count(models.load_checkpoint(path), rtol), name=path.name)
+        return replace(count(checkpoints.load_checkpoint(path), rtol), name=path.name)
     except (ValueError, OSError, RuntimeError) as error:
         return NullityCount(path.name, error=str(error))

@@ -1,6 +1,5 @@
 """Inputs and outputs of named layers during a forward pass."""
 
-from __future__ import annotations
 
 import difflib
 from collections import defaultdict

@@ -1,6 +1,5 @@
 """Photographs as tensors: the samples that scikit-image and scikit-learn ship, and any file of the reader's."""
 
-from __future__ import annotations
 
 import numpy as np
 import torch

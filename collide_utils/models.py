@@ -1,11 +1,9 @@
 """Networks for the course: the four that it ships, and every torchvision builder by name."""
 
-from __future__ import annotations
 
 import difflib
 import inspect
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -14,10 +12,61 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from collide_utils.networks import MEAN, STD, Normalize, SmallResNet
-
+INPUT_SIZE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_WIDTHS = (64, 96, 176)
 _MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 _SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2")
+
+
+class Normalize(nn.Module):
+    """Subtract a mean and divide by a standard deviation, channel by channel: ``(N, C, H, W)`` in and out."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+class SmallResNet(nn.Module):
+    """A three-block residual network for 224×224 RGB images in [0, 1], normalised inside.
+
+    Parameters
+    ----------
+    stem : ``"patch"`` (7×7 convolution, stride 7: windows do not overlap) or ``"stride"`` (the ResNet stem of He et
+        al. 2016: 7×7, stride 2, padding 3, then 3×3 max pooling of stride 2). Both have 64 filters and no bias.
+    categories : the class names, in the order of the logits.
+    """
+
+    def __init__(self, stem, categories):
+        from torchvision.models.resnet import BasicBlock
+
+        super().__init__()
+        if stem not in ("patch", "stride"):
+            raise ValueError(f"stem must be 'patch' or 'stride', not {stem!r}")
+        self.stem, self.categories, self.input_size = stem, list(categories), INPUT_SIZE
+        self.normalize = Normalize(MEAN, STD)
+        patch = stem == "patch"
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=7 if patch else 2, padding=0 if patch else 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.Identity() if patch else nn.MaxPool2d(3, stride=2, padding=1)
+        before = 64
+        for depth, width in enumerate(_WIDTHS, start=1):
+            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
+            setattr(self, f"layer{depth}", BasicBlock(before, width, 2, shortcut))
+            before = width
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(before, len(self.categories))
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.bn1(self.conv1(self.normalize(x)))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.flatten(self.avgpool(x)))
 
 
 def names():
@@ -58,7 +107,7 @@ def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
     if name in _SHIPPED:
         if weights is None:
             raise ValueError(f"{name} is shipped with its weights; only torchvision builders come with weights=None")
-        model = read(_MODELS / f"{name}.safetensors")
+        model = _read(_MODELS / f"{name}.safetensors")
     else:
         if name not in _classifiers():
             _unknown(name, names(), f"shipped are {', '.join(_SHIPPED)}; torchvision's classifiers go by their names")
@@ -73,7 +122,7 @@ def save(model, path):
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path, metadata)
 
 
-def read(path):
+def _read(path):
     """Return the :class:`SmallResNet` in a file that :func:`save` wrote; ValueError if it is not such a file, whole."""
     try:
         state, metadata = _read_safetensors(path)
@@ -86,49 +135,11 @@ def read(path):
     return model
 
 
-def skeleton(name):
+def shapes_only(name):
     """Return a torchvision network, one of :func:`builders`, with its weights on the meta device: shapes, no memory."""
     if name not in builders():
         _unknown(name, builders(), "torchvision's networks go by their builders' names; quantised ones have no weights")
-    return _skeleton(name)
-
-
-def load_checkpoint(path, arch=None):
-    """Return the network in a checkpoint, as :func:`load` does, in the dtype of the file.
-
-    Parameters
-    ----------
-    path : a state dict by ``torch.save`` or in safetensors, bare or under ``"model"`` or ``"state_dict"``, with or
-        without the prefix of ``DataParallel``; or a file of the `robustness` library, such as the secure ImageNet
-        models of Salman et al. (2020): its attacker's copy is dropped, its normalisation kept.
-    arch : a torchvision image classifier; by default the longest name that the file's name begins with. It may have
-        another number of classes than torchvision's, and is not needed for a file of :func:`save`.
-
-    Without a normalisation in the file, it is torchvision's for `arch`. The `robustness` library clamps images to
-    [0, 1] first; the network returned here does not, so the two agree on images in [0, 1].
-
-    Files are read as tensors alone. ValueError for a file that needs code to be loaded, for a damaged one, for one
-    whose keys or shapes are not those of `arch`, and for an unknown `arch`.
-    """
-    path = Path(path)
-    state, is_ours = _read_tensors(path)
-    if is_ours:
-        return read(path).eval()
-    arch = arch or max((name for name in _classifiers() if path.name.startswith(name)), key=len, default=path.name)
-    if arch not in _classifiers():
-        _unknown(arch, _classifiers(), "arch is one of torchvision's image classifiers")
-    state, normalization = _split_robustness(state)
-    network = _skeleton(arch)
-    classes = {state[key].shape[0] for key, shape in _shapes(network).items() if key in state and state[key].ndim
-               and tuple(state[key].shape) != shape == (1000, *state[key].shape[1:])}
-    if len(classes) == 1:
-        network = _skeleton(arch, num_classes=next(iter(classes)))
-    _compare_shapes(path, arch, {key: tuple(value.shape) for key, value in state.items()}, _shapes(network))
-    network.load_state_dict(state, assign=True)
-    model = _behind_normalization(arch, network, normalization)
-    if classes:
-        del model.categories  # another number of classes: their names are not torchvision's
-    return model.to(next(network.parameters()).dtype).eval()
+    return _shapes_only(name)
 
 
 class _OnMeta(TorchFunctionMode):
@@ -143,7 +154,7 @@ class _OnMeta(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _skeleton(name, **options):
+def _shapes_only(name, **options):
     from torchvision.models import get_model, get_model_builder
 
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
@@ -157,54 +168,6 @@ def _skeleton(name, **options):
 def _read_safetensors(path):
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
-
-
-def _read_tensors(path):
-    """Return the tensors in a checkpoint, and whether it is one of :func:`save`."""
-    try:
-        if path.suffix == ".safetensors":
-            state, metadata = _read_safetensors(path)
-            return state, "stem" in metadata
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except Exception as error:  # of many kinds, for damaged files
-        needed = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"{path}: refused, because loading it would run code: it holds a {needed[1]}. Ask its author for the state "
-            "dict alone, or for safetensors" if needed else
-            f"{path}: not a whole checkpoint ({type(error).__name__}: {str(error)[:200]})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()) or not state:
-        raise ValueError(f"{path}: holds no state dict, bare or under 'model' or 'state_dict'")
-    return {key.removeprefix("module."): value for key, value in state.items()}, False
-
-
-def _split_robustness(state):
-    """Return a state dict as the network's own and ``(mean, std)``, or None if it is not of the robustness library."""
-    if "normalizer.new_mean" not in state:
-        return state, None
-    own = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-    return own, [state[f"normalizer.new_{what}"].flatten().tolist() for what in ("mean", "std")]
-
-
-def _shapes(network):
-    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
-
-
-def _compare_shapes(path, arch, found, expected):
-    differences = {
-        "not in the file": [key for key in expected if key not in found
-                            and not key.endswith("num_batches_tracked")],  # which older files do not have
-        f"not in {arch}": [key for key in found if key not in expected],
-        "of another shape": [f"{key} {found[key]} instead of {expected[key]}" for key in expected
-                             if key in found and found[key] != expected[key]]}
-    lines = [f"{len(keys)} keys {what}: " + ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
-             for what, keys in differences.items() if keys]
-    if lines:
-        raise ValueError("\n".join([f"{path}: not a {arch}", *lines]))
 
 
 def _unknown(name, known, what):

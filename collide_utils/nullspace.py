@@ -11,7 +11,6 @@ reaching it: among its 64 singular values the ResNet-18 stem of torchvision has 
 only meaningful together with its tolerance.
 """
 
-from __future__ import annotations
 
 import math
 

@@ -4,7 +4,6 @@ The limit law is that of Edelman (1988, Corollary 3.1) in the closed form of Tao
 is the bidiagonal model of Dumitriu and Edelman (2002, Theorem 3.1).
 """
 
-from __future__ import annotations
 
 import operator
 import warnings

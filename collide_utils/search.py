@@ -1,6 +1,5 @@
 """The null-space search: from a model and an image to an image with the same features."""
 
-from __future__ import annotations
 
 import copy
 import math
@@ -9,7 +8,7 @@ import warnings
 import torch
 
 from collide_utils import hooks, images, nullspace, weights, windows
-from collide_utils.nearest import nearest_in_box
+from collide_utils.projection import nearest_in_box
 
 
 class NullSpaceSearch:
@@ -96,12 +95,12 @@ class NullSpaceSearch:
         Parameters and errors are those of :meth:`collide`; ValueError too if the image leaves [0, 1].
         """
         self._check_valid(image)
-        change = windows.cut(self.geometry, self.collide(image, perturbation, beta) - image.double())
-        start = windows.cut(self.geometry, image.double())
+        change = windows.unfold(self.geometry, self.collide(image, perturbation, beta) - image.double())
+        start = windows.unfold(self.geometry, image.double())
         room = torch.where(change > 0, (1 - start) / change, torch.where(change < 0, -start / change, torch.inf))
         kept = room.amin(-1).clamp(max=1)
-        shrunk = windows.cut(self.geometry, perturbation.double()) * kept[:, :, None]
-        return windows.paste(self.geometry, shrunk), beta * kept
+        shrunk = windows.unfold(self.geometry, perturbation.double()) * kept[:, :, None]
+        return windows.fold(self.geometry, shrunk), beta * kept
 
     def toward(self, image, target):
         """Return the valid image nearest (L2) to `target` that differs from `image` by null-space vectors alone.
@@ -116,17 +115,17 @@ class NullSpaceSearch:
         image, target : floating-point tensors ``(C, H, W)``. The image must lie in [0, 1] (ValueError); the target need
             not.
 
-        The windows are independent convex programs, solved by :func:`~collide_utils.nearest.nearest_in_box`;
+        The windows are independent convex programs, solved by :func:`~collide_utils.projection.nearest_in_box`;
         RuntimeError if that does not converge.
         """
         image, target = self._check_valid(image), self._check("target", target).to(image)
-        inside = windows.cut(self.geometry, torch.ones_like(image))
-        points, targets = (windows.cut(self.geometry, value) for value in (image, target))
+        inside = windows.unfold(self.geometry, torch.ones_like(image))
+        points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
         rows = nullspace.null_space(self.basis.T).to(image)
         found = nearest_in_box(*(value.flatten(0, 1) for value in (targets, points)), rows,
                                torch.zeros_like(inside).flatten(0, 1), inside.flatten(0, 1))
-        seen = windows.paste(self.geometry, inside) > 0
-        return torch.where(seen, windows.paste(self.geometry, found.view_as(points)), target.clamp(0, 1))
+        seen = windows.fold(self.geometry, inside) > 0
+        return torch.where(seen, windows.fold(self.geometry, found.view_as(points)), target.clamp(0, 1))
 
     def _check(self, what, value):
         images.check(value, self.geometry.shape, what)

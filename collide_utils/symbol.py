@@ -5,7 +5,6 @@ the Fourier basis makes it block-diagonal. The blocks are its *symbol* (Sedghi, 
 Convolutional Layers", 2019, for stride 1). Real layers pad with zeros instead; :func:`quietest` runs the layer itself.
 """
 
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,5 @@
 """Every trainable weight of a network as a matrix."""
 
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -61,7 +60,7 @@ def first_weight(model, input_shape=None):
     return layer_weights(model, input_shape)[0]
 
 
-def other_parameters(model):
+def uncounted_parameters(model):
     """Return the names of `model`'s parameters of two or more dimensions that :func:`layer_weights` does not hold.
 
     Those are embeddings and weights of layers that it does not know. Biases and the scales of normalisations have one

@@ -1,6 +1,5 @@
 """The geometry of a network's first layer: which pixels each window sees, and how to tile an image with windows."""
 
-from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
@@ -91,18 +90,18 @@ def tile(geometry, windows):
         raise ValueError(f"windows must have shape {expected} (rows, columns, C·h·w), not {tuple(windows.shape)}")
     if not geometry.overlapping:
         windows = windows * _inside(geometry).to(windows)[:, :, None]
-    return paste(geometry, windows)
+    return fold(geometry, windows)
 
 
-def cut(geometry, image):
+def unfold(geometry, image):
     """Cut an image ``(C, H, W)`` into the windows of ``geometry.grid``: ``(rows, columns, C·h·w)``, zero outside it."""
     size, where = _places(geometry)
     bottom, right = (n - m for n, m in zip(size, geometry.shape[1:], strict=True))
     return F.unfold(F.pad(image, (0, right, 0, bottom))[None], **where)[0].T.reshape(*geometry.grid, -1)
 
 
-def paste(geometry, windows):
-    """The inverse of :func:`cut`: as :func:`tile`, but of a window that reaches outside the image, the part inside."""
+def fold(geometry, windows):
+    """The inverse of :func:`unfold`: as :func:`tile`, but keeping what lies inside of a window that reaches outside."""
     size, where = _places(geometry)
     return F.fold(windows.flatten(0, 1).T, size, **where)[:, :geometry.shape[1], :geometry.shape[2]]
 

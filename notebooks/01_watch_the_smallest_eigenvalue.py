@@ -35,7 +35,8 @@ import ipywidgets
 import numpy as np
 from scipy.integrate import quad
 
-from collide_utils import charts, claims, models, panels, randmat, weights
+from collide_utils import claims, models, randmat, weights
+from collide_utils.show import charts, panels
 
 rng = np.random.default_rng(1)
 sample = randmat.sample_smallest_eigenvalues

@@ -37,9 +37,10 @@ import warnings
 import numpy as np
 import torch
 
-from collide_utils import charts, claims, images, models, nullspace, show, weights
-from collide_utils.compare import compare
+from collide_utils import claims, images, models, nullspace, weights
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, pictures
 
 network = "patchnet"
 model = models.load(network, dtype=torch.float64)
@@ -112,8 +113,8 @@ print("windows overlap:", search.geometry.overlapping)
 # %%
 generator = torch.Generator().manual_seed(0)
 repeated, mosaic = search.repeat(0), search.random(generator)
-show.images(
-    [show.perturbation(v) for v in (repeated[:, :7, :7], repeated, mosaic[:, :28, :28], mosaic)],
+pictures.images(
+    [pictures.perturbation(v) for v in (repeated[:, :7, :7], repeated, mosaic[:, :28, :28], mosaic)],
     ["basis vector 0\n(one window)", "basis vector 0\nin all 32×32 windows",
      "a mosaic\n(4×4 of its windows)", "the mosaic\n(32×32 random choices)"],
     alt="Four pictures: a 7×7 block of coloured pixels; the same block repeated until it looks like an "
@@ -132,7 +133,7 @@ betas = [8 * 2**k for k in range(11)]
 shown = [0, 8, 128, 512, 2048, 8192]
 colliding = {beta: search.collide(cat, mosaic, beta) for beta in [*betas, 0]}
 results = {beta: compare(model, cat, colliding[beta]) for beta in [*betas, 0]}
-show.images(
+pictures.images(
     [colliding[beta] for beta in shown],
     [f"β = {beta}: {beta / 147**0.5:.1f} grey levels RMS\n{results[beta].predictions[1]}, "
      f"p = {results[beta].probabilities[1]:.3f}" for beta in shown], columns=3,

@@ -42,7 +42,8 @@ import numpy as np
 import torch
 from torchvision.models import get_model_builder
 
-from collide_utils import charts, claims, counting, models, nullspace, randmat, show, weights
+from collide_utils import claims, counting, models, nullspace, randmat, weights
+from collide_utils.show import charts, pictures
 
 networks = ["patchnet", "patchnet-b", "patchnet-l2", "stridenet"]
 data = Path("..") / "data"
@@ -62,7 +63,7 @@ data = Path("..") / "data"
 # %%
 with open(data / "published" / "table1.csv", encoding="utf-8", newline="") as file:
     table = [{key: int(value) if value.isdigit() else value for key, value in row.items()} for row in csv.DictReader(file)]
-show.table([tuple(row.values())[0:1] + tuple(row.values())[2:] for row in table],
+pictures.table([tuple(row.values())[0:1] + tuple(row.values())[2:] for row in table],
            ["network", "ν", "ν / n in %", "μ", "μ / n in %", "sum of nullities", "nullity of the first"],
            caption="Table 1 as published. A click on a column's head sorts.")
 
@@ -77,7 +78,7 @@ show.table([tuple(row.values())[0:1] + tuple(row.values())[2:] for row in table]
 by_shape = {name: counting.count(name) for name in ("resnet18", "resnet50", "vgg16_bn")}
 print(f"{'':<10}{'n':>4}{'ν':>4}{'μ':>4}{'sum':>8}{'first':>7}   shares, cut off")
 for name, c in by_shape.items():
-    print(f"{name:<10}{c.n:>4}{c.nu:>4}{c.mu:>4}{c.total_nullity:>8}{c.first_nullity:>7}   {c.published_percents} %")
+    print(f"{name:<10}{c.n:>4}{c.nu:>4}{c.mu:>4}{c.total_nullity:>8}{c.first_nullity:>7}   {c.truncated_percents} %")
 
 # %% [markdown]
 # The shares are the published ones where $\nu$ and $\mu$ are, once decimals are cut off rather than rounded
@@ -316,7 +317,7 @@ charts.lines(tolerances, beyond,
 atlas = counting.atlas()
 majority = [row for row in atlas if row.nu_percent > 50]
 print(f"{len(atlas)} architectures; a majority of the weights has a null space in {len(majority)}")
-show.table([(r.name, r.n, r.mu, round(r.mu_percent), r.total_nullity, r.first_nullity, r.first_columns,
+pictures.table([(r.name, r.n, r.mu, round(r.mu_percent), r.total_nullity, r.first_nullity, r.first_columns,
              len(r.skipped)) for r in atlas],
            ["architecture", "n", "ν = μ", "share in %", "sum of nullities", "nullity of the first", "its columns",
             "skipped parameters"],

@@ -1,6 +1,5 @@
 """Run every notebook top to bottom and write one HTML page for each, with an index, to build/."""
 
-from __future__ import annotations
 
 import argparse
 import html

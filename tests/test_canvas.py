@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from collide_utils import canvas
+from collide_utils.show import canvas
 
 
 def drawn(changes, bound=1e-6, size=60):

@@ -71,7 +71,7 @@ def test_the_published_table_differs_from_the_shapes_as_the_notebook_says():
 def test_percentages_are_cut_off_as_published():
     for builder, nu, nu_percent, mu, mu_percent, total, first in published().values():
         row = counting.NullityCount(builder, counting.count(builder).n, nu, mu, total, first)
-        assert row.published_percents == (nu_percent, mu_percent)
+        assert row.truncated_percents == (nu_percent, mu_percent)
         assert row.nu_percent == pytest.approx(100 * nu / row.n)
         assert row.mu_percent == pytest.approx(100 * mu / row.n)
 
@@ -162,7 +162,7 @@ def test_skeletons_have_the_shapes_of_the_networks(name):
     options = {"weights_backbone": None} if "ssd" in name else {}
     options |= {"init_weights": False} if "inception" in name else {}
     shapes = [(w.name, w.matrix.shape) for w in weights.layer_weights(get_model(name, weights=None, **options))]
-    found = weights.layer_weights(models.skeleton(name))
+    found = weights.layer_weights(models.shapes_only(name))
     assert [(w.name, w.matrix.shape) for w in found] == shapes and all(w.matrix.is_meta for w in found)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from collide_utils import images, maps, models, windows
+from collide_utils.maps import theory
 from collide_utils.search import NullSpaceSearch
 
 SIZE = 84  # the shipped networks take any size, and this one is a seventh of the work
@@ -55,7 +56,7 @@ def test_every_row_is_as_the_theory_says(name):
     for photograph in PHOTOGRAPHS:
         for v, beta in perturbations:
             image = images.load(photograph, size=SIZE)
-            rows = maps.agreement(model, image, search.collide(image, v, beta),
+            rows = maps.compare_maps(model, image, search.collide(image, v, beta),
                                   ["normalize", "conv1", "layer2"])
             assert len(rows) == 5 * 3 * 2 + 7
             agrees_with_theory(rows)
@@ -71,8 +72,8 @@ def test_every_row_is_as_the_theory_says_on_a_vision_transformer():
         noise = torch.randn(3072, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         delta = F.fold((noise - seen @ (seen.T @ noise))[None], 64, 32, stride=32)[0]
         image = images.load(photograph, size=64).double()
-        agrees_with_theory(maps.agreement(model, image, image + delta, ["conv_proj"], methods))
-    rows = maps.agreement(model, image, image + delta, ["conv_proj"],
+        agrees_with_theory(maps.compare_maps(model, image, image + delta, ["conv_proj"], methods))
+    rows = maps.compare_maps(model, image, image + delta, ["conv_proj"],
                           ["ablation", "guided_grad_cam", "guided_backprop", "occlusion_28", "occlusion_32"])
     agrees_with_theory(rows)
     said = {row.method: row.theory for row in rows}
@@ -80,7 +81,7 @@ def test_every_row_is_as_the_theory_says_on_a_vision_transformer():
 
 
 def test_the_theory_in_words(network, x, y):
-    theory = {row[:3]: row.theory for row in maps.agreement(network, x, y, ["normalize", "conv1", "layer1"])}
+    theory = {row[:3]: row.theory for row in maps.compare_maps(network, x, y, ["normalize", "conv1", "layer1"])}
     for method in ("activation", "grad_cam", "gradient_x_activation", "guided_grad_cam"):
         same = {(layer, side) for layer in ("normalize", "conv1", "layer1") for side in ("input", "output")
                 if theory[method, layer, side] == maps.SAME}
@@ -94,12 +95,12 @@ def test_the_theory_in_words(network, x, y):
 def test_maps_are_neither_zero_nor_blind_to_a_perturbation_that_does_not_collide(network, x, y):
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise *= (y - x).norm() / noise.norm()
-    rows = maps.agreement(network, x, x + noise, ["conv1", "layer1"])
+    rows = maps.compare_maps(network, x, x + noise, ["conv1", "layer1"])
     assert all(row.verdict == row.theory == maps.DIFFERENT and row.difference > 1e-2 for row in rows)
 
 
 def test_by_default_every_layer_that_has_rows_and_columns(network, x, y):
-    rows = maps.agreement(network, x, y, methods=["activation"])
+    rows = maps.compare_maps(network, x, y, methods=["activation"])
     layers = list(dict.fromkeys(row.layer for row in rows))
     assert layers[:5] == ["normalize", "conv1", "bn1", "relu", "pool"] and layers[-1] == "avgpool"
     assert "layer1.relu" not in layers and "layer1" not in layers and len(layers) == 24
@@ -111,7 +112,7 @@ def test_a_layer_that_holds_the_colliding_one():
                           nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
     search = NullSpaceSearch(model, (3, 8, 8))
     x = torch.rand(3, 8, 8, dtype=torch.float64)
-    rows = maps.agreement(model, x, search.collide(x, search.random(), 512), ["0", "0.1"], ["activation"])
+    rows = maps.compare_maps(model, x, search.collide(x, search.random(), 512), ["0", "0.1"], ["activation"])
     assert [row.theory for row in rows] == [maps.DIFFERENT, maps.SAME, maps.SAME, maps.SAME]
     agrees_with_theory(rows)
 
@@ -120,8 +121,8 @@ def test_a_fully_connected_first_layer():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.Tanh(), nn.Linear(20, 3)).double()
     search = NullSpaceSearch(model, (3, 8, 8))
     x = torch.rand(3, 8, 8, dtype=torch.float64)
-    at_image = [name for name, method in maps.methods().items() if method.at == "image" and "occlusion" not in name]
-    agrees_with_theory(maps.agreement(model, x, search.collide(x, search.random(), 2048), methods=at_image))
+    at_image = [name for name, method in maps.METHODS.items() if method.at == "image" and "occlusion" not in name]
+    agrees_with_theory(maps.compare_maps(model, x, search.collide(x, search.random(), 2048), methods=at_image))
 
 
 def test_collisions_of_which_there_is_no_theory_are_refused():
@@ -134,7 +135,7 @@ def test_collisions_of_which_there_is_no_theory_are_refused():
             kernel = torch.linalg.svd(model.double()[1].weight.detach().flatten(1))[2][-1].view(3, 8, 8)
             pair = x, torch.atanh(torch.tanh(x) + 0.1 * kernel)
         with pytest.raises(ValueError, match=f"{where} on, but the theory"):
-            maps.agreement(model.double(), *pair, ["1"], ["saliency"])
+            maps.compare_maps(model.double(), *pair, ["1"], ["saliency"])
 
 
 geometries = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.integers(5, 24),
@@ -153,7 +154,7 @@ def test_a_block_cuts_a_window_just_if_some_window_sees_two_blocks(drawn):
     seen = F.unfold(labels, w, dilation=dilation, padding=padding, stride=stride)
     lowest = seen.masked_fill(seen == 0, math.inf).amin(1)
     sees_two = bool(((seen.amax(1) > 0) & (seen.amax(1) != lowest)).any())
-    assert maps._cut(windows.geometry(layer, (1, n, n)), lambda _: block) == sees_two
+    assert theory._cut(windows.geometry(layer, (1, n, n)), lambda _: block) == sees_two
 
 
 def split(model, image, layer, side):
@@ -258,13 +259,13 @@ def state(model):
              len(module._forward_pre_hooks), len(module._backward_hooks)) for name, module in model.named_modules()]
 
 
-@pytest.mark.parametrize("method", maps.methods())
+@pytest.mark.parametrize("method", maps.METHODS)
 def test_the_callers_model_and_image_are_left_alone(method):
     model = models.SmallResNet("patch", ["a", "b"]).train()
     before, weights = state(model), {key: value.clone() for key, value in model.state_dict().items()}
     image = torch.rand(3, 28, 28)
     copy = image.clone()
-    layer = "layer1" if maps.methods()[method].at == "layer" else None
+    layer = "layer1" if maps.METHODS[method].at == "layer" else None
     found = maps.compute(method, model, image, layer)
     assert found.dtype == torch.float32 and not found.requires_grad
     with pytest.raises(ValueError, match="no class 2"):
@@ -274,7 +275,7 @@ def test_the_callers_model_and_image_are_left_alone(method):
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
 
 
-@pytest.mark.parametrize("method", maps.methods())
+@pytest.mark.parametrize("method", maps.METHODS)
 def test_operations_in_place_change_no_map(method):
     found = []
     for inplace in (False, True):
@@ -284,7 +285,7 @@ def test_operations_in_place_change_no_map(method):
         image = torch.randn(1, 8, 8, dtype=torch.float64)
         places = [("0", "input"), ("1", "output"), ("2", "input")]
         found.append(torch.stack([maps.compute(method, model, image, layer, 0, side)[:6, :6] for layer, side in (
-            places if maps.methods()[method].at == "layer" else [(None, "output")])]))
+            places if maps.METHODS[method].at == "layer" else [(None, "output")])]))
     assert torch.equal(*found) and found[0].norm() > 0
 
 
@@ -317,7 +318,7 @@ def test_ten_thousand_calls_leak_no_hook_and_no_module():
 def test_no_hook_outlives_a_failure_within_a_method():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), Fragile(), nn.Flatten(), nn.Linear(3200, 2))
     before = alive()
-    for name, method in maps.methods().items():
+    for name, method in maps.METHODS.items():
         if name != "activation":
             with pytest.raises(RuntimeError, match="fragile"):
                 maps.compute(name, model, torch.rand(1, 40, 40), "0" if method.at == "layer" else None)
@@ -351,9 +352,9 @@ def test_bad_arguments_are_named_before_the_table_is_begun(network, x, y):
                                 (["layer4"], ["grad_cam"], "no layer 'layer4'"),
                                 (["layer1"], ["activation", "gradcam"], "no method called 'gradcam'")):
         with pytest.raises(ValueError, match=text):
-            maps.agreement(network, x, y, layers, names)
+            maps.compare_maps(network, x, y, layers, names)
     with pytest.raises(ValueError, match="differ in shape"):
-        maps.agreement(network, x, y[:, :56])
+        maps.compare_maps(network, x, y[:, :56])
 
 
 def test_a_token_layer_has_no_rows_and_columns():

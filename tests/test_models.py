@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from collide_utils import images, models, networks
+from collide_utils import checkpoints, images, models
 
 SHIPPED = ["patchnet", "stridenet", "patchnet-b", "patchnet-l2"]
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "models"
@@ -129,7 +129,7 @@ def test_unknown_names_list_near_ones():
     with pytest.raises(ValueError, match="shipped with its weights"):
         models.load("patchnet", weights=None)
     with pytest.raises(ValueError, match="'patch' or 'stride'"):
-        networks.SmallResNet("conv", ["a"])
+        models.SmallResNet("conv", ["a"])
 
 
 def test_without_a_network_the_error_says_how_to_get_the_weights(tmp_path, monkeypatch):
@@ -163,9 +163,9 @@ def test_a_cached_file_that_carries_code_is_refused_and_does_not_run(tmp_path, m
 
 
 def test_saved_networks_come_back(tmp_path):
-    model = networks.SmallResNet("stride", ["a", "b"]).eval()
+    model = models.SmallResNet("stride", ["a", "b"]).eval()
     models.save(model, tmp_path / "small.safetensors")
-    again = models.read(tmp_path / "small.safetensors").eval()
+    again = models._read(tmp_path / "small.safetensors").eval()
     image = torch.rand(1, 3, 64, 64)
     assert again.categories == ["a", "b"] and torch.equal(again(image), model(image))
 
@@ -178,16 +178,16 @@ def test_damaged_and_hostile_files_are_refused(tmp_path):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.safetensors: not a whole file"):
-            models.read(path)
+            models._read(path)
     assert not (tmp_path / "ran").exists()
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not a whole file"):
-        models.read(tmp_path / "other.safetensors")
+        models._read(tmp_path / "other.safetensors")
     save_file({"a": torch.ones(1)}, tmp_path / "keys.safetensors", {"stem": "patch", "categories": '["a"]'})
     with pytest.raises(ValueError, match="conv1.weight"):
-        models.read(tmp_path / "keys.safetensors")
+        models._read(tmp_path / "keys.safetensors")
     with pytest.raises(FileNotFoundError):
-        models.read(tmp_path / "absent.safetensors")
+        models._read(tmp_path / "absent.safetensors")
 
 
 class Attacker(nn.Module):
@@ -226,7 +226,7 @@ def test_a_robustness_checkpoint_predicts_as_its_source(tmp_path):
     path = tmp_path / "shufflenet_v2_x0_5_l2_eps3.ckpt"
     torch.save({"model": state, "epoch": 89, "optimizer": {"state": {}, "lr": 0.1}, "nat_prec1": 60.0}, path)
     x = torch.rand(2, 3, 64, 64)
-    for model in (models.load_checkpoint(path), models.load_checkpoint(path, "shufflenet_v2_x0_5")):
+    for model in (checkpoints.load_checkpoint(path), checkpoints.load_checkpoint(path, "shufflenet_v2_x0_5")):
         torch.testing.assert_close(model(x), source(x))
         assert not model.training and model.input_size == 224 and len(model.categories) == 1000
 
@@ -239,7 +239,7 @@ def test_a_robustness_checkpoint_predicts_as_its_source(tmp_path):
 def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap):
     source = network()
     torch.save(wrap(source.state_dict()), tmp_path / "mine.pt")
-    model = models.load_checkpoint(tmp_path / "mine.pt", "shufflenet_v2_x0_5")
+    model = checkpoints.load_checkpoint(tmp_path / "mine.pt", "shufflenet_v2_x0_5")
     x = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(model(x), source(model.normalize(x)))
     assert model.normalize.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
@@ -248,7 +248,7 @@ def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap):
 def test_safetensors_half_precision_and_other_numbers_of_classes(tmp_path):
     source = network(num_classes=7).half()
     save_file(source.state_dict(), tmp_path / "shufflenet_v2_x0_5.safetensors")
-    model = models.load_checkpoint(tmp_path / "shufflenet_v2_x0_5.safetensors")
+    model = checkpoints.load_checkpoint(tmp_path / "shufflenet_v2_x0_5.safetensors")
     assert model.network.fc.weight.shape[0] == 7 and {p.dtype for p in model.parameters()} == {torch.float16}
     assert model.normalize.mean.dtype == torch.float16 and torch.equal(model.network.fc.weight, source.fc.weight)
     assert not hasattr(model, "categories")
@@ -257,24 +257,24 @@ def test_safetensors_half_precision_and_other_numbers_of_classes(tmp_path):
 def test_a_checkpoint_of_ours_says_itself_what_it_is(tmp_path):
     source = models.load("patchnet")
     models.save(source, tmp_path / "anything.safetensors")
-    assert models.load_checkpoint(tmp_path / "anything.safetensors").categories == source.categories
+    assert checkpoints.load_checkpoint(tmp_path / "anything.safetensors").categories == source.categories
 
 
 def test_a_wrong_architecture_gets_the_keys_that_differ(tmp_path):
     path = tmp_path / "mine.pt"
     torch.save(network().state_dict(), path)
     with pytest.raises(ValueError, match="mine.pt: not a shufflenet_v2_x1_0") as caught:
-        models.load_checkpoint(path, "shufflenet_v2_x1_0")
+        checkpoints.load_checkpoint(path, "shufflenet_v2_x1_0")
     assert re.search(r"\d+ keys of another shape: .*stage2.0.branch1.2.weight \(24, 24, 1, 1\) instead of "
                      r"\(58, 24, 1, 1\), .*…", str(caught.value))
     torch.save({"conv1.0.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="1 keys not in resnet18: conv1.0.weight") as caught:
-        models.load_checkpoint(path, "resnet18")
+        checkpoints.load_checkpoint(path, "resnet18")
     assert "keys not in the file: conv1.weight, bn1.weight" in str(caught.value)
     with pytest.raises(ValueError, match="'resnet_18'; near matches: resnet18"):
-        models.load_checkpoint(path, "resnet_18")
+        checkpoints.load_checkpoint(path, "resnet_18")
     with pytest.raises(ValueError, match="no network called 'mine.pt'"):
-        models.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 class Payload:
@@ -291,7 +291,7 @@ def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path, legacy):
     torch.save({"model": {"weight": torch.ones(2)}, "args": Payload(ran)}, path,
                _use_new_zipfile_serialization=not legacy)
     with pytest.raises(ValueError, match="refused, because loading it would run code: it holds a getattr"):
-        models.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
     assert not ran.exists()
     torch.load(path, weights_only=False)
     assert ran.exists()  # so the payload was a live one
@@ -305,16 +305,16 @@ def test_damaged_checkpoints_are_refused(tmp_path, suffix):
     for content in (path.read_bytes()[:20000], b"", b"no model at all"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{path.name}: not a whole checkpoint"):
-            models.load_checkpoint(path)
+            checkpoints.load_checkpoint(path)
     with pytest.raises(FileNotFoundError):
-        models.load_checkpoint(tmp_path / f"none{suffix}")
+        checkpoints.load_checkpoint(tmp_path / f"none{suffix}")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": 3}, {"epoch": 3}])
 def test_checkpoints_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "resnet18.pt")
     with pytest.raises(ValueError, match="holds no state dict"):
-        models.load_checkpoint(tmp_path / "resnet18.pt")
+        checkpoints.load_checkpoint(tmp_path / "resnet18.pt")
 
 
 def test_a_cache_is_looked_at_and_not_filled(tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from collide_utils import charts, panels
-from collide_utils.compare import compare
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, panels
 
 
 def test_a_panel_replaces_the_bytes_of_one_picture():
@@ -49,14 +49,14 @@ def parts(panel):
 
 
 def test_the_beta_panel_takes_a_readers_network_and_image(small, photograph):
-    part = parts(panels.beta(small, photograph))
+    part = parts(panels.beta_panel(small, photograph))
     assert part.network.options == ("network 1",) and part.photograph.options == ("photograph 1",)
     assert Image.open(io.BytesIO(part.picture.value)).format == "PNG"
     assert "β = 512" in part.text.value and "float32" in part.text.value and 'role="status"' in part.text.value
 
 
 def test_every_control_changes_the_bytes_of_the_one_picture(photograph):
-    panel = panels.beta(["patchnet", "stridenet"], ["chelsea", "coffee"])
+    panel = panels.beta_panel(["patchnet", "stridenet"], ["chelsea", "coffee"])
     part = parts(panel)
     seen = [part.picture.value]
     for control, value in ((part.beta, 64), (part.basis, panels.REPEATED), (part.photograph, "coffee"),
@@ -70,7 +70,7 @@ def test_every_control_changes_the_bytes_of_the_one_picture(photograph):
 
 
 def test_the_numbers_of_the_beta_panel_are_those_of_compare(small, photograph):
-    part = parts(panels.beta({"mine": small}, {"this": photograph}))
+    part = parts(panels.beta_panel({"mine": small}, {"this": photograph}))
     part.beta.value = 4096
     search = NullSpaceSearch(small, (3, 32, 32))
     v = search.random(torch.Generator().manual_seed(0))
@@ -82,7 +82,7 @@ def test_the_numbers_of_the_beta_panel_are_those_of_compare(small, photograph):
 
 
 def test_the_pixels_of_the_sum_are_clipped_and_the_networks_input_is_not(small, photograph):
-    part = parts(panels.beta(small, photograph))
+    part = parts(panels.beta_panel(small, photograph))
     part.beta.value = 8192
     search = NullSpaceSearch(small, (3, 32, 32))
     y = search.collide(photograph, search.random(torch.Generator().manual_seed(0)), 8192)
@@ -103,7 +103,7 @@ def test_a_bad_beta_is_named(beta, small, photograph):
 
 def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
     full = nn.Sequential(nn.Conv2d(3, 48, 4, stride=4), nn.ReLU())
-    part = parts(panels.beta({"good": small, "full": full, "none": nn.Sequential(nn.ReLU()), "gone": "patchnot"},
+    part = parts(panels.beta_panel({"good": small, "full": full, "none": nn.Sequential(nn.ReLU()), "gone": "patchnot"},
                              {"good": photograph, "grey": photograph[:1], "bright": photograph + 1, "holes":
                               photograph / 0, "bytes": (255 * photograph).byte(), "array": photograph.numpy()}))
     before = part.picture.value
@@ -130,4 +130,4 @@ def test_what_cannot_be_drawn_at_first_is_raised(small):
             (small, [], ValueError, "at least one photograph"), ("patchnet", "chelsie", ValueError, "chelsie"),
             (nn.Sequential(nn.Conv2d(3, 48, 4, stride=4)), torch.rand(3, 32, 32), ValueError, "no null space")):
         with pytest.raises(error, match=text):
-            panels.beta(networks, photographs)
+            panels.beta_panel(networks, photographs)

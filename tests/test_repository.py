@@ -82,7 +82,7 @@ def test_the_readme_sums_up_the_ledger_and_shows_the_picture_of_notebook_00():
 def test_importing_the_module_is_light():
     heavy = "torchvision|captum|skimage|sklearn|matplotlib|IPython"
     code = ("import sys, pkgutil, importlib, collide_utils as c\n"
-            "[importlib.import_module('collide_utils.' + m.name) for m in pkgutil.iter_modules(c.__path__)]\n"
+            "[importlib.import_module(m.name) for m in pkgutil.walk_packages(c.__path__, 'collide_utils.')]\n"
             f"print([m for m in sys.modules if m in {heavy.split('|')!r}])")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_windows import layers
 from torch import nn
 
-from collide_utils import images, models, networks, nullspace, windows
-from collide_utils.compare import compare
+from collide_utils import images, models, nullspace, windows
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
 
 BETAS = [8 * 2**k for k in range(11)]
@@ -50,7 +50,7 @@ def test_stridenet_does_not_collide(search):
 
 def test_every_perturbation_vanishes_under_the_dense_matrix_of_the_stem():
     # Stem and normalisation as one explicit matrix on a small image, built from unit images.
-    model = networks.SmallResNet("patch", ["a", "b"]).double().eval()
+    model = models.SmallResNet("patch", ["a", "b"]).double().eval()
     shape = (3, 21, 23)
     search = NullSpaceSearch(model, shape)
     units = torch.cat([torch.zeros(1, 3 * 21 * 23), torch.eye(3 * 21 * 23)]).double().view(-1, *shape)
@@ -172,7 +172,7 @@ def test_the_size_of_the_images_must_be_known():
 
 
 def test_the_callers_model_is_left_alone():
-    model = networks.SmallResNet("patch", ["a"]).train()
+    model = models.SmallResNet("patch", ["a"]).train()
     NullSpaceSearch(model)
     assert model.training and model.conv1.weight.dtype == torch.float32
     assert int(model.bn1.num_batches_tracked) == 0

@@ -9,7 +9,8 @@ import scipy.linalg
 import torch
 from torchvision.models import get_model
 
-from collide_utils import charts, counting, nullspace, weights
+from collide_utils import counting, nullspace, weights
+from collide_utils.show import charts
 
 
 def seconds(function, *args):

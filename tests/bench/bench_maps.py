@@ -23,10 +23,10 @@ cat = images.load("chelsea").double()
 colliding = search.collide(cat, search.random(torch.Generator().manual_seed(0)), 2048)
 
 start = time.perf_counter()
-rows = maps.agreement(model, cat, colliding)
+rows = maps.compare_maps(model, cat, colliding)
 taken = time.perf_counter() - start
 layers = len({row.layer for row in rows} - {None})
-print(f"{len(maps.methods())} methods, {layers} layers, {len(rows)} pairs of maps: {taken:.0f} s on "
+print(f"{len(maps.METHODS)} methods, {layers} layers, {len(rows)} pairs of maps: {taken:.0f} s on "
       f"{torch.get_num_threads()} threads; as the theory says: {sum(row.verdict == row.theory for row in rows)}")
 
 ours = seconds(lambda: maps.compute("grad_cam", model, cat, "layer3", target=0))

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 
-from collide_utils import panels
+from collide_utils.show import panels
 
 for name in ("patchnet", "stridenet"):
-    panel = panels.beta(name, "chelsea")
+    panel = panels.beta_panel(name, "chelsea")
     slider, valid = panel.children[0], panel.children[4]
     for valid.value in (False, True):
         times = []

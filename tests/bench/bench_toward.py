@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize
 
 from collide_utils import images, models, windows
-from collide_utils.compare import compare
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
 
 model = models.load("patchnet", dtype=torch.float64)
@@ -24,7 +24,7 @@ for name, target in targets.items():
     change = dict(compare(model, cat, found).changes)["conv1"]
     print(f"cat toward {name}: {seconds:.2f} s, box violation {violation:g}, relative feature change {change:.1e}")
 
-point, target = (windows.cut(search.geometry, image.double())[16, 16].numpy() for image in (cat, coffee))
+point, target = (windows.unfold(search.geometry, image.double())[16, 16].numpy() for image in (cat, coffee))
 V, shift = search.basis.numpy(), point - target
 start = time.perf_counter()
 minimize(lambda a: 0.5 * np.sum((shift + V @ a)**2), np.zeros(V.shape[1]), jac=lambda a: V.T @ (shift + V @ a),

@@ -1,6 +1,5 @@
 """How far apart two inputs are at every layer of a network."""
 
-from __future__ import annotations
 
 from dataclasses import dataclass
 

@@ -1,6 +1,5 @@
 """Pictures drawn in a few milliseconds, for widgets that redraw while a slider moves; Matplotlib takes longer."""
 
-from __future__ import annotations
 
 import functools
 import io

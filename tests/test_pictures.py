@@ -6,23 +6,24 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
-from collide_utils import charts, randmat, show
-from collide_utils.compare import compare
+from collide_utils import randmat
+from collide_utils.comparison import compare
+from collide_utils.show import charts, pictures
 
 
 def figures():
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
     same = compare(model, torch.ones(3, 4, 4), torch.ones(3, 4, 4))
     return [
-        show.images([torch.rand(3, 8, 8)] * 5, list("abcde"), alt="five"),
+        pictures.images([torch.rand(3, 8, 8)] * 5, list("abcde"), alt="five"),
         charts.spectrum([3.0, 2.0], columns=4, alt="five"),
         charts.change_by_layer({"same": same}, alt="five"),
         charts.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
-        show.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),
-        show.heatmaps([torch.rand(7, 7)], ["a"], "x", "y", "share", alt="five", shared=False, extent=(0, 1, 0, 1)),
+        pictures.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),
+        pictures.heatmaps([torch.rand(7, 7)], ["a"], "x", "y", "share", alt="five", shared=False, extent=(0, 1, 0, 1)),
         charts.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
         charts.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
-        show.compare_maps([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
+        pictures.map_grid([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
         charts.shaded_table({("a", "c"): 1e-9, ("b", "c"): 0.0}, {("a", "c"): "=", ("b", "c"): "≠"}, ["a", "b"],
                             ["c", "d"], "title", "label", alt="five"),
         charts.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
@@ -37,25 +38,25 @@ def test_every_figure_is_a_picture_with_an_alternative_text():
 
 
 def test_a_table_can_be_sorted_and_quotes_what_it_is_given():
-    page = show.table([("a <b>", 1234), ("c", 5)], ["name", "n"], caption="some & all").data
+    page = pictures.table([("a <b>", 1234), ("c", 5)], ["name", "n"], caption="some & all").data
     assert "a &lt;b&gt;" in page and "1,234" in page and "some &amp; all" in page
     assert page.count("<button") == 2 and page.count("<tr>") == 3 and "ariaSort" in page
 
 
 def test_pictures_and_titles_must_match():
     with pytest.raises(ValueError, match="2 pictures.*not 1 title"):
-        show.images([torch.rand(3, 8, 8)] * 2, ["a"], alt="")
+        pictures.images([torch.rand(3, 8, 8)] * 2, ["a"], alt="")
     with pytest.raises(ValueError, match="2 matrices.*not 1 title"):
-        show.heatmaps([torch.rand(7, 7)] * 2, ["a"], "x", "y", "share", alt="")
+        pictures.heatmaps([torch.rand(7, 7)] * 2, ["a"], "x", "y", "share", alt="")
 
 
 def test_heat_maps_need_a_label_a_row_and_a_title_a_column():
     with pytest.raises(ValueError, match=r"1 labels and 2 titles do not fit rows of lengths \[1\]"):
-        show.compare_maps([[torch.rand(4, 4)]], ["x"], ["a", "b"], alt="")
+        pictures.map_grid([[torch.rand(4, 4)]], ["x"], ["a", "b"], alt="")
 
 
 def test_maps_of_a_column_share_one_scale():
-    figure = show.compare_maps([[torch.zeros(2, 2)], [torch.ones(2, 2)]], ["x", "y"], ["map"], alt="")
+    figure = pictures.map_grid([[torch.zeros(2, 2)], [torch.ones(2, 2)]], ["x", "y"], ["map"], alt="")
     colours = Image.open(io.BytesIO(figure.data)).convert("RGB").getcolors(1 << 24)
     seen = {colour: count for count, colour in colours}
     for end in (0.0, 1.0):  # each map is a square of one colour, larger than the bar that shows the scale
@@ -63,5 +64,5 @@ def test_maps_of_a_column_share_one_scale():
 
 
 def test_a_perturbation_is_centred_on_grey():
-    picture = show.perturbation(torch.tensor([-2.0, 0.0, 1.0]))
+    picture = pictures.perturbation(torch.tensor([-2.0, 0.0, 1.0]))
     torch.testing.assert_close(picture, torch.tensor([0.0, 0.5, 0.75]))

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torch import nn
 
-from collide_utils import images, nearest, nullspace, windows
-from collide_utils.compare import compare
-from collide_utils.nearest import nearest_in_box
+from collide_utils import images, nullspace, projection, windows
+from collide_utils.comparison import compare
+from collide_utils.projection import nearest_in_box
 from collide_utils.search import NullSpaceSearch
 
 ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -38,7 +38,7 @@ def assert_optimal(z, target, point, matrix):
 @pytest.mark.parametrize("name", ["coffee", "noise"])
 def test_windows_of_photographs_are_as_near_as_scipy_brings_them(row, name, search, cat):
     target = images.load("coffee") if name == "coffee" else torch.rand(cat.shape)
-    cuts = [windows.cut(search.geometry, image.double())[row, 13] for image in (target, cat)]
+    cuts = [windows.unfold(search.geometry, image.double())[row, 13] for image in (target, cat)]
     rows = nullspace.null_space(search.basis.T)
     found = nearest_in_box(*(window[None] for window in cuts), rows, ZERO, ONE)[0]
     best = scipys(*(window.numpy() for window in cuts), search.basis.numpy())
@@ -70,7 +70,7 @@ def test_random_programs_satisfy_the_conditions_of_optimality(program):
 
 
 def test_what_does_not_converge_is_an_error(monkeypatch, search, cat):
-    monkeypatch.setattr(nearest, "_STEPS", 1)
+    monkeypatch.setattr(projection, "_STEPS", 1)
     with pytest.raises(RuntimeError, match="in 1 Newton steps"):
         search.toward(cat, 1 - cat)
 
@@ -138,7 +138,7 @@ def test_overlapping_windows_are_treated_as_tiles():
     image, target = torch.rand(2, 3, 11, 10)
     found = search.toward(image, target)
     assert found.min() >= 0 and found.max() <= 1
-    change = windows.cut(search.geometry, found - image.double())
+    change = windows.unfold(search.geometry, found - image.double())
     torch.testing.assert_close(change @ (torch.eye(27) - search.basis @ search.basis.T), torch.zeros_like(change),
                                atol=1e-12, rtol=0)
 
@@ -150,10 +150,10 @@ def test_a_shrunk_perturbation_stays_valid_and_collides(beta, patchnet, search, 
     y = search.collide(cat, shrunk, beta)
     assert y.min() > -1e-15 and y.max() < 1 + 1e-15
     assert compare(patchnet, cat, y).collides_from == "conv1"
-    norms = 255 * windows.cut(search.geometry, y - cat.double()).norm(dim=-1)
+    norms = 255 * windows.unfold(search.geometry, y - cat.double()).norm(dim=-1)
     torch.testing.assert_close(norms, kept)
     # Each window keeps as much as it can: a thousandth more, and every window that gave up some leaves [0, 1].
-    more = windows.cut(search.geometry, cat + 1.001 * (y - cat.double()))
+    more = windows.unfold(search.geometry, cat + 1.001 * (y - cat.double()))
     outside = ((more < 0) | (more > 1)).any(-1)
     assert bool(outside[(kept < beta) & (kept > 1e-6)].all()) and kept.max() <= beta
 

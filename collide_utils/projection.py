@@ -1,6 +1,5 @@
 """The nearest point of a box that keeps some linear measurements: many small quadratic programs at once."""
 
-from __future__ import annotations
 
 import torch
 

@@ -1,6 +1,5 @@
 """Captum's attribution methods as one table: who proposed each, what it reads, how it is called."""
 
-from __future__ import annotations
 
 import warnings
 from collections.abc import Callable

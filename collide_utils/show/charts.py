@@ -1,10 +1,9 @@
-"""Charts for the notebooks, as pictures with alternative texts like those of :mod:`~collide_utils.show`."""
+"""Charts for the notebooks, as pictures with alternative texts like those of :mod:`~collide_utils.show.pictures`."""
 
-from __future__ import annotations
 
 import math
 
-from collide_utils.show import subplots, to_image
+from collide_utils.show.pictures import subplots, to_image
 
 _STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
 

@@ -1,15 +1,15 @@
 """Widgets for the notebooks: controls above one picture, whose bytes are replaced when a control changes."""
 
-from __future__ import annotations
 
 import html
 import warnings
 
 import torch
 
-from collide_utils import canvas, images, models, show
-from collide_utils.compare import Reference
+from collide_utils import images, models
+from collide_utils.comparison import Reference
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import canvas, pictures
 
 REPEATED, MOSAIC = "one basis vector, repeated", "a random mosaic of basis vectors"
 
@@ -20,8 +20,8 @@ def panel(draw, **sliders):
     Parameters
     ----------
     draw : function of the sliders' values to an ``IPython.display.Image`` with an alternative text, as the
-        functions of :mod:`~collide_utils.show` return. The text stands under the picture, where screen readers announce
-        it when it changes.
+        functions of :mod:`~collide_utils.show.pictures` return. The text stands under the picture, where screen readers
+        announce it when it changes.
     sliders : ipywidgets with a ``value`` and a ``description``, by the name of draw's argument.
     """
     import ipywidgets
@@ -40,7 +40,7 @@ def panel(draw, **sliders):
     return _box([*sliders.values(), picture, caption])
 
 
-def beta(networks=("patchnet", "patchnet-b", "stridenet"), photographs=None, start=512):
+def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=None, start=512):
     """Return a widget that adds β times a null-space perturbation to a photograph and shows what the network notices.
 
     Parameters
@@ -99,7 +99,7 @@ def beta(networks=("patchnet", "patchnet-b", "stridenet"), photographs=None, sta
 
 
 class _Scene:
-    """What :func:`beta` shows, from the values of its controls. Whatever does not depend on β is kept."""
+    """What :func:`beta_panel` shows, from the values of its controls. Whatever does not depend on β is kept."""
 
     def __init__(self, networks, photographs):
         self.networks, self.photographs = networks, photographs
@@ -115,12 +115,12 @@ class _Scene:
             generator = torch.Generator().manual_seed(draw)
             self.v = self.search.random(generator) if basis == MOSAIC else self.search.repeat(
                 int(torch.randint(self.search.basis.shape[1], (), generator=generator)))
-            self.v_pixels, self._choice = canvas.pixels(show.perturbation(self.v)), (basis, draw)
+            self.v_pixels, self._choice = canvas.pixels(pictures.perturbation(self.v)), (basis, draw)
         v, kept = self.search.shrink(self.image, self.v, beta) if valid else (self.v, None)
         y = self.search.collide(self.image, v, beta)
         found = self.reference.compare(y)
         picture = canvas.side_by_side(
-            [self.image_pixels, self.v_pixels if kept is None else canvas.pixels(show.perturbation(v)),
+            [self.image_pixels, self.v_pixels if kept is None else canvas.pixels(pictures.perturbation(v)),
              canvas.pixels(y)], ["photograph", "perturbation", "sum"], found.changes, found.bound)
         return picture, self._words(network, beta, y, found, kept)
 

@@ -45,8 +45,9 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from collide_utils import charts, claims, hooks, images, models, nullspace, show, weights
+from collide_utils import claims, hooks, images, models, nullspace, weights
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, pictures
 from collide_utils.symbol import image_nullity, quietest, symbol
 
 network = "stridenet"
@@ -97,7 +98,7 @@ print(f"zeros: {int(zeros.sum())} positions, in {int(side.sum())} of {len(side)}
 print("exactly on the lattice:", torch.equal(zeros, expected))
 
 # %%
-show.heatmaps(
+pictures.heatmaps(
     [response[2:30, 2:30], zeros[:28, :28].double()],
     ["Norm of the response to a tiled null vector\n(top left corner, 28×28 positions)", "Where it is zero"],
     "position", "position", "norm over channels (right: 1 where zero)", shared=False,
@@ -155,7 +156,7 @@ print(f"the quietest wave is {noise_gain / float(singular.min()):.1f} times quie
 
 # %%
 half = blocks.shape[0] // 2
-show.heatmaps(
+pictures.heatmaps(
     [torch.fft.fftshift(singular[..., k], dim=(0, 1)) / noise_gain for k in (0, -1)],
     ["Largest singular value", "Smallest singular value"], "waves per image, across", "waves per image, down",
     "gain, white noise = 1", shared=False, extent=(-half, half, half, -half),
@@ -168,13 +169,13 @@ show.heatmaps(
 #
 # ## Sort the networks of torchvision
 #
-# The rule needs three numbers, so we ask every classifier of torchvision for its first convolution. `models.skeleton`
+# The rule needs three numbers, so we ask every classifier of torchvision for its first convolution. `models.shapes_only`
 # builds the networks without memory for their weights.
 
 # %%
 stems, classifiers = defaultdict(list), torchvision.models.list_models(module=torchvision.models)
 for name in classifiers:
-    conv = next(layer for layer in models.skeleton(name).modules() if isinstance(layer, nn.Conv2d))
+    conv = next(layer for layer in models.shapes_only(name).modules() if isinstance(layer, nn.Conv2d))
     stems[conv.kernel_size[0], conv.stride[0], conv.out_channels].append((name, conv))
 print(f"{len(classifiers)} classifiers, {len(stems)} different stems")
 
@@ -233,10 +234,10 @@ def wave(phase):
 
 
 down, across = (min(max(int(place) - 8, 0), size - 16) for place in divmod(int(energy[0].argmax()), size))
-show.images(
-    [show.perturbation(wave(0)), show.perturbation(wave(0)[:, 98:126, 98:126]),
-     show.perturbation(quiet[0][:, down:, across:][:, :16, :16]),
-     show.perturbation(search.repeat(0)[:, :28, :28])],
+pictures.images(
+    [pictures.perturbation(wave(0)), pictures.perturbation(wave(0)[:, 98:126, 98:126]),
+     pictures.perturbation(quiet[0][:, down:, across:][:, :16, :16]),
+     pictures.perturbation(search.repeat(0)[:, :28, :28])],
     [f"quietest wave, faded\ngain {gain(wave(0)) / noise_gain:.2f}", "its middle\n(28×28 pixels)",
      f"quietest of the padded layer\n(16×16 pixels) gain {gains[0] / noise_gain:.2f}",
      f"tiled null vector\n(28×28 pixels) gain {tiles[0]:.2f}"],

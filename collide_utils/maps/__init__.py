@@ -1,6 +1,5 @@
 """Interpretability maps of one image, by Captum, and where those of two colliding images must agree."""
 
-from __future__ import annotations
 
 import copy
 import difflib
@@ -10,20 +9,15 @@ import operator
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from collide_utils import hooks, images, windows
-from collide_utils.attributions import METHODS, Call
-from collide_utils.compare import compare
+from collide_utils import hooks, images
+from collide_utils.comparison import compare
+from collide_utils.maps import theory
+from collide_utils.maps.methods import METHODS, Call
 
 SAME, DIFFERENT = "identical to rounding", "different"
 _SIDES = ("input", "output")
-
-
-def methods():
-    """Return what :func:`compute` knows: a dict from a name to its :class:`~collide_utils.attributions.Method`."""
-    return dict(METHODS)
 
 
 def compute(method, model, image, layer=None, target=None, side="output"):
@@ -31,7 +25,7 @@ def compute(method, model, image, layer=None, target=None, side="output"):
 
     Parameters
     ----------
-    method : one of :func:`methods`.
+    method : one of ``METHODS``.
     image : floating-point tensor ``(C, H, W)``, cast to the model's dtype and device.
     layer : for a method at a layer, its name in ``model.named_modules()``.
     target : the class whose logit is explained, by default the predicted one.
@@ -61,7 +55,7 @@ def compute(method, model, image, layer=None, target=None, side="output"):
 
 
 class Row(NamedTuple):
-    """One line of :func:`agreement`; `layer` and `side` are None for methods at the image."""
+    """One line of :func:`compare_maps`; `layer` and `side` are None for methods at the image."""
 
     method: str
     layer: str | None
@@ -71,7 +65,7 @@ class Row(NamedTuple):
     theory: str
 
 
-def agreement(model, x, y, layers=None, methods=None):
+def compare_maps(model, x, y, layers=None, methods=None):
     """Compare the maps of two images; return a list of :class:`Row`, one for each method, layer and side.
 
     Parameters
@@ -98,7 +92,7 @@ def agreement(model, x, y, layers=None, methods=None):
     twin, x, y = _twin(model), _one_image(model, x), _one_image(model, y)
     comparison = compare(twin, x[0], y[0])
     stem, target = comparison.collides_from, int(comparison.logits[0].argmax())
-    geometry = None if stem is None else _stem_geometry(twin, stem, x)
+    geometry = None if stem is None else theory.stem_geometry(twin, stem, x)
     names = None if layers is None else list(dict.fromkeys([*layers, *([] if stem is None else [stem])]))
     with torch.no_grad(), hooks.record(twin, names) as recording:
         twin(x)
@@ -117,48 +111,10 @@ def agreement(model, x, y, layers=None, methods=None):
         size = max(float(a.norm()), float(b.norm()))
         difference = float((a - b).norm()) / size if size else 0.0
         same = difference <= math.sqrt(torch.finfo(a.dtype).eps)
-        behind = geometry is not None and layer is not None and _behind(twin, recording.order, stem, layer, side)
-        must = geometry is not None and _must_agree(how, geometry, behind)
+        behind = geometry is not None and layer is not None and theory.behind(twin, recording.order, stem, layer, side)
+        must = geometry is not None and theory.must_agree(how, geometry, behind)
         rows.append(Row(name, layer, side, difference, SAME if same else DIFFERENT, SAME if must else DIFFERENT))
     return rows
-
-
-def _must_agree(method, geometry, behind):
-    same = {"activation": behind, "gradient": True, "pixels": False,
-            "blocks": behind or (method.block is not None and not _cut(geometry, method.block))}
-    return all(same[what] for what in method.reads)
-
-
-def _behind(model, order, stem, layer, side):
-    """Whether that side of `layer` is computed from the output of `stem`. Calls nest, and are listed as they end."""
-    if order.index(layer) < order.index(stem):
-        return False
-    holds_stem = model.get_submodule(stem) in set(model.get_submodule(layer).modules())
-    return side == "output" or not holds_stem
-
-
-def _cut(geometry, block):
-    """Whether an edge between blocks runs through a window."""
-    for n, w, s, p, d in zip(geometry.shape[1:], geometry.window, geometry.stride, geometry.padding, geometry.dilation,
-                             strict=True):
-        for first in range(-p, n + p - d * (w - 1), s):
-            if len({pixel // block(n) for pixel in range(first, first + d * w, d) if 0 <= pixel < n}) > 1:
-                return True
-    return False
-
-
-def _stem_geometry(model, name, image):
-    layer = model.get_submodule(name)
-    probes = torch.rand(3, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
-    probes[2] = probes[:2].mean(0)
-    with torch.no_grad(), hooks.record(model, [name]) as recording:
-        model(probes)
-    seen = recording.inputs[name][0].flatten(1)
-    known = isinstance(layer, (nn.Conv2d, nn.Linear)) and seen[0].numel() == image.numel()
-    if not known or not torch.allclose(seen[2], seen[:2].mean(0), rtol=1e-4, atol=1e-4 * float(seen.abs().max())):
-        raise ValueError(f"the images collide from {name!r} ({type(layer).__name__}) on, but the theory is for a "
-                         "convolution or linear layer that sees the image through an affine map of its pixels")
-    return windows.geometry(layer, image.shape[1:])
 
 
 def _call(twin, image, target, layer, side):

@@ -34,9 +34,10 @@
 import ipywidgets
 import torch
 
-from collide_utils import charts, claims, images, maps, models, panels, show
-from collide_utils.compare import compare
+from collide_utils import claims, images, maps, models
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, panels, pictures
 
 network = "patchnet"
 model = models.load(network, dtype=torch.float64)
@@ -118,7 +119,7 @@ def figure_5(side, alt):
     rows = [[image, *(maps.compute("grad_cam", model, image, layer, side=side) for layer in layers)]
             for image in (cat, counterpart)]
     titles = ["image", *(f"Grad-CAM at the\n{side} of {layer}" for layer in layers)]
-    return show.compare_maps(rows, ["photograph", "counterpart"], titles, alt)
+    return pictures.map_grid(rows, ["photograph", "counterpart"], titles, alt)
 
 
 figure_5("input", alt="Two rows, a cat and a field of colour noise, each with its Grad-CAM maps at the inputs of four "
@@ -142,18 +143,18 @@ figure_5("output", alt="The same two images with their Grad-CAM maps at the outp
 # or the change of the logit when a block is set to zero.
 
 # %%
-for name, method in maps.methods().items():
+for name, method in maps.METHODS.items():
     print(f"{name:<23}{method.at:<7}{' and '.join(sorted(method.reads)):<25}{method.paper}")
 
 # %% [markdown]
-# `maps.agreement` draws every map twice, once for each image, and measures ‖a − b‖ / max(‖a‖, ‖b‖). Independently, it
+# `maps.compare_maps` draws every map twice, once for each image, and measures ‖a − b‖ / max(‖a‖, ‖b‖). Independently, it
 # derives from what each method reads what should come out. The colour below is the measurement; the sign is the theory.
 # Columns are in the order in which the network computes; `image` is for methods that have no target layer. We take six of
 # the network's layers here; the panel further down has them all.
 
 # %%
 layers = ["normalize", "conv1", "bn1", "layer1", "layer2", "layer3"]
-rows = maps.agreement(model, cat, counterpart, layers)
+rows = maps.compare_maps(model, cat, counterpart, layers)
 same = [row.difference for row in rows if row.theory == maps.SAME]
 different = [row.difference for row in rows if row.theory == maps.DIFFERENT]
 print(f"{len(rows)} pairs of maps; measured as the theory says: {sum(row.verdict == row.theory for row in rows)}")
@@ -168,7 +169,7 @@ def column(row):
 charts.shaded_table(
     {(row.method, column(row)): row.difference for row in rows},
     {(row.method, column(row)): "=" if row.theory == maps.SAME else "≠" for row in rows},
-    list(maps.methods()), ["image", *(f"{layer}: {side}" for layer in layers for side in ("input", "output"))],
+    list(maps.METHODS), ["image", *(f"{layer}: {side}" for layer in layers for side in ("input", "output"))],
     "Maps of the photograph and of its counterpart", "relative difference of the two maps",
     alt="A table of twelve methods against the sides of six layers. From the output of conv1 on all cells are dark, "
         "differences near 1e-15, with an equals sign. In the three columns before, activation, Grad-CAM, gradient times "
@@ -211,7 +212,7 @@ charts.shaded_table(
 # %%
 eye = (slice(63, 119), slice(14, 70))
 names = ["saliency", "smoothgrad", "input_x_gradient"]
-show.compare_maps(
+pictures.map_grid(
     [[image[:, *eye], *(maps.compute(name, model, image)[eye] for name in names)] for image in (cat, counterpart)],
     ["photograph", "counterpart"], ["56×56 pixels", *names],
     alt="A cat's eye, and the same part of the colour noise, each with three maps. Saliency and SmoothGrad are the same "
@@ -227,14 +228,14 @@ show.compare_maps(
 # %%
 noise = torch.randn(cat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 noisy = search.collide(cat, noise * mosaic.norm() / noise.norm(), beta=8192)
-noisy_rows = maps.agreement(model, cat, noisy, ["layer3"])
+noisy_rows = maps.compare_maps(model, cat, noisy, ["layer3"])
 print(compare(model, cat, noisy).verdict)
 print(f"{len(noisy_rows)} pairs of maps, every difference above 0.05: {min(row.difference for row in noisy_rows) > 0.05}")
 
 # %%
 shown = [("grad_cam", "conv1"), ("grad_cam", "layer3"), ("saliency", None), ("occlusion_28", None)]
 target = int(compare(model, cat, counterpart).logits[0].argmax())
-show.compare_maps(
+pictures.map_grid(
     [[image, *(maps.compute(name, model, image, layer, target) for name, layer in shown)]
      for image in (cat, counterpart, noisy)],
     ["photograph", "counterpart", "white noise,\nsame norm"],
@@ -256,7 +257,7 @@ show.compare_maps(
 # %%
 def draw(method, layer, side):
     pair = [maps.compute(method, model, image, layer, target, side) for image in (cat, counterpart)]
-    return show.compare_maps(
+    return pictures.map_grid(
         [[cat, pair[0]], [counterpart, pair[1]]], ["photograph", "counterpart"],
         ["image", f"{method}\n{layer}, {side}"], alt=f"The photograph and its counterpart, each with its map by {method} "
         f"at the {side} of {layer}. Relative difference of the two maps: "
@@ -266,10 +267,10 @@ def draw(method, layer, side):
 draw("gradient_x_activation", "layer1.conv1", "output")
 
 # %%
-every_layer = maps.agreement(model, cat, counterpart, methods=["activation"])
+every_layer = maps.compare_maps(model, cat, counterpart, methods=["activation"])
 panels.panel(
     draw,
-    method=ipywidgets.Dropdown(options=[name for name, m in maps.methods().items() if m.at == "layer"],
+    method=ipywidgets.Dropdown(options=[name for name, m in maps.METHODS.items() if m.at == "layer"],
                                value="grad_cam", description="method"),
     layer=ipywidgets.Dropdown(options=list(dict.fromkeys(row.layer for row in every_layer)), value="conv1",
                               description="layer"),
@@ -285,7 +286,7 @@ all_rows = list(rows)
 for seed, name in enumerate(("coffee", "flower"), start=1):
     photograph = images.load(name, size=model.input_size)
     other = search.collide(photograph, search.random(torch.Generator().manual_seed(seed)), beta=2048)
-    all_rows += maps.agreement(model, photograph, other, ["conv1", "layer1"], [
+    all_rows += maps.compare_maps(model, photograph, other, ["conv1", "layer1"], [
         "activation", "grad_cam", "gradient_x_activation", "guided_grad_cam", "saliency", "smoothgrad", "input_x_gradient"])
 print(f"{len(all_rows)} pairs of maps; measured as the theory says: {sum(r.verdict == r.theory for r in all_rows)}")
 
@@ -339,7 +340,7 @@ print(claims.check("grad-cam-differs-at-conv1", verdict(
 #   and all maps differ (notebook 02).
 # - The gradients before the stem are equal because the stem is the *first* layer and nothing but an affine
 #   normalisation comes before it. For a collision deeper in a network, behind a ReLU, $h$ is not affine and the
-#   supplement's warning applies: `maps.agreement` refuses such a pair.
+#   supplement's warning applies: `maps.compare_maps` refuses such a pair.
 # - Grad-CAM on the tokens of a vision transformer needs them put back into rows and columns first. `maps.compute` says
 #   so and does not do it.
 # - Equal means up to rounding. A ReLU whose input is within rounding of zero may open for one image and not for the other;

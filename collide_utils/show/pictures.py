@@ -3,7 +3,6 @@
 Every figure is an ``IPython.display.Image``: a PNG with an alternative text, for readers who cannot see it.
 """
 
-from __future__ import annotations
 
 import html
 import io
@@ -96,7 +95,7 @@ def table(rows, columns, caption):
                 f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>")
 
 
-def compare_maps(rows, labels, titles, alt):
+def map_grid(rows, labels, titles, alt):
     """Show rows of pictures ``(3, H, W)`` and maps ``(h, w)``, one label a row and one title a column.
 
     The maps of a column share one scale, from the smallest of their entries to the largest, drawn below. Each entry is

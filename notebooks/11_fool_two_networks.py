@@ -36,9 +36,10 @@ from itertools import combinations
 
 import torch
 
-from collide_utils import charts, claims, images, models, nullspace, show, weights, windows
-from collide_utils.compare import compare
+from collide_utils import claims, images, models, nullspace, weights, windows
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, pictures
 
 names = ["patchnet", "patchnet-b", "patchnet-l2"]
 networks = {name: models.load(name, dtype=torch.float64) for name in names}
@@ -163,8 +164,8 @@ def said(image, name):
 
 
 shown = {beta: searches["patchnet"].collide(cat, two, beta) for beta in (0, 512, 8192)}
-show.images(
-    [show.perturbation(two[:, :28, :28]), *shown.values()],
+pictures.images(
+    [pictures.perturbation(two[:, :28, :28]), *shown.values()],
     ["the perturbation\n(4×4 of its windows)", *(f"β = {beta}: {said(y, 'patchnet')},\n{said(y, 'patchnet-b')}"
                                               for beta, y in shown.items())],
     alt="Four pictures: sixteen windows of fine colour noise; a photograph of a cat; the same with grain; and nothing "

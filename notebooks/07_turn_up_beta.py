@@ -39,9 +39,10 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from collide_utils import charts, claims, images, models, panels, show, windows
-from collide_utils.compare import compare
+from collide_utils import claims, images, models, windows
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, panels, pictures
 
 network = "patchnet"
 model = models.load(network, dtype=torch.float64)
@@ -86,15 +87,15 @@ for beta in betas:
 
 # %%
 results = {beta: compare(model, cat, colliding[beta]) for beta in colliding}
-pictures, titles, steps = [], [], list(colliding)
+shown, titles, steps = [], [], list(colliding)
 for block in (steps[:4], steps[4:8], steps[8:]):
-    pictures += [0.5 + colliding[beta] - cat for beta in block] + [colliding[beta] for beta in block]
+    shown += [0.5 + colliding[beta] - cat for beta in block] + [colliding[beta] for beta in block]
     titles += [f"β = {beta}" for beta in block]
     titles += [f"{found.predictions[1]}, p = {found.probabilities[1]:.3f}\nrelative change "
                + (f"below {found.bound:.0e}" if found.collides_from else "not rounding")
                for found in (results[beta] for beta in block)]
-show.images(
-    pictures, titles, columns=4, width=2.1,
+pictures.images(
+    shown, titles, columns=4, width=2.1,
     alt="Twelve values of beta from 0 to 8192 in three blocks of four. In each block the upper row is the "
         "perturbation, grey at first and colour noise in the end, and the lower row the photograph of a cat "
         "plus that perturbation: unchanged, grainy from 128 on, buried in noise at 2048, gone at 8192. Under every one "
@@ -114,11 +115,11 @@ print("largest relative change after the stem below 1e-13:",
 # 1]* scales each window of the perturbation down until it fits. Scaled, a null-space vector is still one, so the
 # collision stays exact. Clipping would break it.
 #
-# With your own network and picture: `panels.beta(model, image)`. Without a kernel, Figure 4 above is the still picture
+# With your own network and picture: `panels.beta_panel(model, image)`. Without a kernel, Figure 4 above is the still picture
 # of it. `make app` serves the panel as a page without code.
 
 # %%
-panels.beta(["patchnet", "patchnet-b", "stridenet"], images.names())
+panels.beta_panel(["patchnet", "patchnet-b", "stridenet"], images.names())
 
 
 # %% [markdown]
@@ -176,7 +177,7 @@ targets = {"coffee": coffee, "middle grey": torch.full_like(cat, 0.5),
            "white noise": torch.rand(cat.shape, generator=generator), "cat + mosaic, β = 2048": colliding[2048]}
 valid = {name: search.toward(cat, target) for name, target in targets.items()}
 pairs = {name: compare(model, cat, image) for name, image in valid.items()}
-show.images(
+pictures.images(
     [*targets.values(), *valid.values()],
     [f"target: {name}" for name in targets]
     + [f"nearest valid collision\n{pair.predictions[1]}, p = {pair.probabilities[1]:.3f}" for pair in pairs.values()],
@@ -193,7 +194,7 @@ def rms(difference):
 
 print(f"{'distance to the target, RMS grey levels':<40}{'cat':>7}{'nearest':>9}{'no bounds':>11}")
 for name, target in targets.items():
-    change = windows.cut(search.geometry, target.double() - cat.double())
+    change = windows.unfold(search.geometry, target.double() - cat.double())
     unbounded = change - change @ search.basis @ search.basis.T
     print(f"{name:<40}{rms(target - cat):>7.1f}{rms(target - valid[name]):>9.1f}{rms(unbounded):>11.1f}")
     assert valid[name].min() >= 0 and valid[name].max() <= 1
@@ -211,8 +212,8 @@ for name, target in targets.items():
 # narrower first layer would have more room.
 
 # %%
-change = windows.cut(search.geometry, coffee.double() - cat.double())
-grain = windows.cut(search.geometry, targets["white noise"].double() - 0.5)
+change = windows.unfold(search.geometry, coffee.double() - cat.double())
+grain = windows.unfold(search.geometry, targets["white noise"].double() - 0.5)
 for name, way in (("from the cat to the coffee", change), ("white noise", grain)):
     share = float((way @ search.basis).square().sum() / way.square().sum())
     print(f"share of the energy in the null space, {name}: {share:.0%}")
@@ -312,7 +313,7 @@ assert float((again - valid["coffee"]).abs().max()) < 1e-9  # the set is the sam
 # %% jupyter={"source_hidden": true}
 _, kept = search.shrink(cat, mosaic, 8192)
 print(f"the median window keeps β = {float(kept.median()):.0f}, the smallest {float(kept.min()):.1f}")
-stuck = windows.cut(search.geometry, cat)[kept == 0]
+stuck = windows.unfold(search.geometry, cat)[kept == 0]
 print(f"{len(stuck)} windows keep nothing; all of them hold a 0 or a 1 already:",
       bool(((stuck == 0) | (stuck == 1)).any(1).all()))
 assert len(stuck) and ((stuck == 0) | (stuck == 1)).any(1).all()

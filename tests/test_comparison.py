@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from collide_utils.compare import compare
+from collide_utils.comparison import compare
 
 
 def small():

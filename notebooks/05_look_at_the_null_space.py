@@ -43,9 +43,10 @@ import torch
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from collide_utils import charts, claims, images, models, panels, show, windows
-from collide_utils.compare import compare
+from collide_utils import claims, images, models, windows
+from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
+from collide_utils.show import charts, panels, pictures
 
 network = "patchnet"
 model = models.load(network, dtype=torch.float64)
@@ -89,14 +90,14 @@ searches = {network: search, "stridenet": stride_search, "untrained ResNet-50": 
 # %%
 def tiles(basis):
     """Return each of the first 36 vectors as a picture, repeated in 4×4 windows."""
-    return [show.perturbation(v.view(3, *search.geometry.window)).tile(1, 4, 4) for v in basis.T[:36]]
+    return [pictures.perturbation(v.view(3, *search.geometry.window)).tile(1, 4, 4) for v in basis.T[:36]]
 
 
-def sheet(pictures):
-    return make_grid(pictures, nrow=6, padding=4, pad_value=1)
+def sheet(windows_):
+    return make_grid(windows_, nrow=6, padding=4, pad_value=1)
 
 
-show.images(
+pictures.images(
     [sheet(tiles(V)), sheet(tiles(random_search.basis))], [f"{network}", "ResNet-50, untrained"], columns=2, width=5,
     alt="Two sheets of 36 square pictures each, of a trained network and an untrained one. Nearly all are a grey "
         "texture with one bright green dot in each window, the dot one pixel further in each picture than in the "
@@ -128,13 +129,13 @@ for name, s in searches.items():
 print(f"{'white noise':<24}{3 / len(V):>19.2%}")
 
 # %%
-def from_afar(pictures, contrast=10):
+def from_afar(sheets, contrast=10):
     """Return the mean colour of each picture, its distance from grey times `contrast`."""
-    return [0.5 + contrast * (p.mean((1, 2), keepdim=True).expand_as(p) - 0.5) for p in pictures]
+    return [0.5 + contrast * (p.mean((1, 2), keepdim=True).expand_as(p) - 0.5) for p in sheets]
 
 
-show.images(
-    [show.perturbation(V[:, 0].view(3, *search.geometry.window)), tiles(V)[0], sheet(from_afar(tiles(V))),
+pictures.images(
+    [pictures.perturbation(V[:, 0].view(3, *search.geometry.window)), tiles(V)[0], sheet(from_afar(tiles(V))),
      sheet(from_afar(tiles(random_search.basis)))],
     ["vector 0, one window", "vector 0 in 4×4 windows", f"the 36 from afar, {network}\n(contrast × 10)",
      "the 36 from afar, untrained\n(contrast × 10)"], columns=2, width=3.6,
@@ -176,7 +177,7 @@ generator = torch.Generator().manual_seed(0)
 rotation, _ = torch.linalg.qr(torch.randn(V.shape[1], V.shape[1], generator=generator, dtype=torch.float64))
 turned = V @ rotation
 by_colour = turned @ torch.linalg.svd(flat_part(turned), full_matrices=True)[2].T
-show.images(
+pictures.images(
     [sheet(tiles(basis)) for basis in (V, turned, by_colour)],
     ["as LAPACK returns it", "turned at random", "turned: flat colour first"], columns=3, width=4,
     alt="Three sheets of 36 pictures. The first has a dot in each window; the second and third have none, and look "
@@ -219,7 +220,7 @@ cut = torch.cat([F.unfold(p[None].double(), (height, width), stride=(height, wid
                  for p in photographs.values()], dim=1)
 energy = (coordinates @ cut).square().sum(1).view(3, height, width)
 frequencies = dict(xlabel="horizontal frequency (half-periods per window)", ylabel="vertical frequency")
-show.heatmaps(
+pictures.heatmaps(
     (energy / energy.sum()).log10(), [f"photographs, {name}" for name in colours], **frequencies,
     label="share of the energy,\npower of ten",
     alt="Three 7×7 heat maps of the energy of photographs. Each is brightest at the top left, at frequency zero, "
@@ -230,7 +231,7 @@ show.heatmaps(
 print("share of the photographs' energy:", {name: f"{float(part.sum() / energy.sum()):.1%}"
                                             for name, part in zip(colours, energy, strict=True)})
 unseen = {name: (coordinates @ s.basis).square().sum(1).view(3, height, width) for name, s in searches.items()}
-show.heatmaps(
+pictures.heatmaps(
     [*unseen[network], *unseen["untrained ResNet-50"]],
     [f"{name}, {colour}" for name in (network, "untrained") for colour in colours], **frequencies, limits=(0, 1),
     label="share in the null space",
@@ -281,7 +282,7 @@ choice = torch.randint(V.shape[1], search.geometry.grid, generator=generator)
 noise = torch.randn(3, 224, 224, generator=generator, dtype=torch.float64) / len(V) ** 0.5
 fields = {network: search.mosaic(choice), f"{network}, turned basis": windows.tile(search.geometry, turned.T[choice]),
           "untrained": random_search.mosaic(choice), "white noise": noise}
-show.images(
+pictures.images(
     [0.5 + 1.5 * v[:, :112, :112] for v in fields.values()] + [0.5 + 10.5 * blur(v) for v in fields.values()],
     [f"{name}\n(16×16 windows)" for name in fields] + ["window means, all 32×32\n(contrast × 7)"] * 4,
     alt="Two rows of four pictures: mosaics of patchnet, of patchnet with a turned basis, of the untrained network, "
@@ -354,16 +355,16 @@ def stem_change(comparison):
     return dict(comparison.changes)[search.layer.name]
 
 
-cat, pictures, titles = photographs["chelsea"], [], []
+cat, shown, titles = photographs["chelsea"], [], []
 for beta in (2048, 8192):
     for name, v in drawings.items():
         y = search.collide(cat, v, beta)
         result = compare(model, cat, y)
-        pictures.append(y)
+        shown.append(y)
         titles.append(f"{name}, β = {beta}\nfeature change {stem_change(result):.0e}\n"
                       f"{result.predictions[1]}, p = {result.probabilities[1]:.3f}")
-show.images(
-    pictures, titles,
+pictures.images(
+    shown, titles,
     alt="The photograph of a cat with stripes, a checkerboard, rings and a portrait drawn over it: both to be seen "
         "at beta 2048, and only the drawings at 8192. Over each the relative feature change, between 1e-16 and "
         "1e-14, and the same class with the same probability.")
@@ -404,7 +405,7 @@ print(f"length of a window's change, median: {255 * picture.norm(dim=2).median()
 print(compare(model, cat, flower_cat).verdict)
 
 # %%
-show.images(
+pictures.images(
     [flower_cat, blur(flower_cat), blur(cat.double())],
     ["what the network is given\n(clipped by the screen)", "its window means:\nwhat you see from afar",
      "the window means of the cat,\nthe same to the network"],
@@ -437,8 +438,8 @@ def draw(vectors, pattern, beta):
     y = search.collide(cat, v, beta)
     result = compare(model, cat, y)
     said = f"{result.predictions[1]}, p = {result.probabilities[1]:.3f}"
-    return show.images(
-        [show.perturbation(v), y],
+    return pictures.images(
+        [pictures.perturbation(v), y],
         [f"vectors {', '.join(map(str, vectors)) or 'all'}: {pattern}", f"β = {beta}: {said}"],
         alt=f"Perturbation and photograph, {pattern}, β = {beta}. Prediction: {said}. Relative change after the stem: "
             f"{stem_change(result):.0e}; rounding is at most {result.bound:.0e}.", columns=2)
