@@ -1,22 +1,83 @@
 """The ledger of the supplement's claims, ``data/claims.toml``, and the check that keeps it true."""
 
-
 import difflib
-import operator
+import math
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LEDGER = _ROOT / "data" / "claims.toml"
+ANSWERS = ("holds", "fails", "not testable here")
+
+
+class ClaimError(Exception):
+    """A measured number lies outside the bounds that the ledger gives it."""
 
 
 def ledger():
-    """Return the ledger: a dict from a claim's id to its entry (claim, supplement, notebook, verdict, evidence)."""
+    """Return the ledger: a dict from a claim's id to its entry.
+
+    An entry has the ``claim`` in our words, its place in the ``supplement``, the ``notebook`` that measures it, whether
+    it holds ``as_stated`` (one of ``ANSWERS``), the strongest true form (``repaired``), and its ``evidence``: for each
+    number ``what`` it is, its bounds (``at_least``, ``at_most``) and, where the claim as stated says something about
+    that number, what it says (``claimed``, bounds again).
+    """
     return tomllib.loads(_LEDGER.read_text(encoding="utf-8"))
 
 
+def answer(entry):
+    """Return what the bounds of an entry say of the claim as stated, whatever its ``as_stated`` says.
+
+    It ``"fails"`` where the bounds of some number and what is claimed of it exclude each other, and ``"holds"`` where
+    all bounds lie inside what is claimed. Where nothing is claimed of any number it is ``"not testable here"``.
+    ValueError if the bounds leave it open.
+    """
+    pairs = [(_interval(number), _interval(number["claimed"]))
+             for number in entry["evidence"].values() if "claimed" in number]
+    if not pairs:
+        return "not testable here"
+    if any(high < least or most < low for (low, high), (least, most) in pairs):
+        return "fails"
+    if all(least <= low and high <= most for (low, high), (least, most) in pairs):
+        return "holds"
+    raise ValueError(f"the bounds leave open whether it holds: {entry['claim']!r}")
+
+
+def check(claim, **measured):
+    """Hold what was measured against the ledger's bounds, which alone decide; return the ledger's line for the claim.
+
+    Parameters
+    ----------
+    claim : the id of an entry.
+    measured : one number for each piece of the entry's evidence.
+
+    ClaimError if a number is outside its bounds or not a number; ValueError for an id, or for evidence, that the ledger
+    does not have.
+    """
+    entries = ledger()
+    if claim not in entries:
+        near = difflib.get_close_matches(claim, entries, n=3, cutoff=0.3) or entries
+        raise ValueError(f"the ledger has no claim {claim!r}; near matches: {', '.join(near)}")
+    evidence = entries[claim]["evidence"]
+    if set(evidence) != set(measured):
+        raise ValueError(f"the evidence of {claim!r} is {', '.join(evidence)}, not {', '.join(measured) or 'nothing'}")
+    for name, value in measured.items():
+        low, high = _interval(evidence[name])
+        if not low <= value <= high:
+            raise ClaimError(f"{claim}: {name} is {value}, not in [{low:g}, {high:g}] ({evidence[name]['what']})")
+    return f"{claim}: {_WORDS[entries[claim]['as_stated']]}. {entries[claim]['repaired']}"
+
+
+def summary():
+    """Return the ledger in a sentence: how many claims hold as stated, fail, and cannot be tested here."""
+    count = Counter(entry["as_stated"] for entry in ledger().values())
+    return (f"Of {count.total()} claims {count['holds']} hold as stated, {count['fails']} fail, and "
+            f"{count['not testable here']} cannot be tested here.")
+
+
 def section(claim):
-    """Return the heading of the section of its notebook in which a claim is decided."""
+    """Return the heading of the section of its notebook in which a claim is decided; None if it is not."""
     heading = found = None
     source = _ROOT / "notebooks" / f"{ledger()[claim]['notebook']}.py"
     for line in source.read_text(encoding="utf-8").splitlines():
@@ -27,29 +88,8 @@ def section(claim):
     return found
 
 
-def check(claim, verdict, **measured):
-    """Hold a measured verdict and its numbers against the ledger; return the ledger's line for the claim.
+_WORDS = {"holds": "holds as stated", "fails": "fails as stated", "not testable here": "not testable here"}
 
-    Parameters
-    ----------
-    claim : the id of an entry.
-    verdict : what the measurement says, in the ledger's words.
-    measured : one number for each piece of the entry's evidence, which states what it ``at_most`` or ``at_least`` is.
 
-    AssertionError if the ledger says otherwise; ValueError for an id, or for evidence, that it does not have.
-    """
-    entries = ledger()
-    if claim not in entries:
-        near = difflib.get_close_matches(claim, entries, n=3, cutoff=0.3) or entries
-        raise ValueError(f"the ledger has no claim {claim!r}; near matches: {', '.join(near)}")
-    entry = entries[claim]
-    evidence = entry["evidence"]
-    if set(evidence) != set(measured):
-        raise ValueError(f"the evidence of {claim!r} is {', '.join(evidence)}, not {', '.join(measured) or 'nothing'}")
-    assert verdict == entry["verdict"], f"{claim}: measured {verdict!r}, the ledger says {entry['verdict']!r}"
-    for name, value in measured.items():
-        bounds = evidence[name]
-        for word, holds in (("at_most", operator.le), ("at_least", operator.ge)):
-            bound = bounds.get(word, value)
-            assert holds(value, bound), f"{claim}: {name} is {value}, not {word.replace('_', ' ')} {bound}"
-    return f"{claim}: {verdict}"
+def _interval(bounds):
+    return bounds.get("at_least", -math.inf), bounds.get("at_most", math.inf)
