@@ -16,8 +16,8 @@ class Comparison:
 
     Attributes
     ----------
-    changes : list of ``(layer, change)`` in forward order, where ``change = ‖f(y) − f(x)‖ / ‖f(x)‖`` of the layer's
-        output. A layer that is called several times stands as ``name``, ``name (2)``, …; ``"logits"`` comes last.
+    changes : dict from a layer's name to ``‖f(y) − f(x)‖ / ‖f(x)‖`` of its output, in forward order. A layer that is
+        called several times stands as ``name``, ``name (2)``, …; ``"logits"`` comes last.
     bound : the rounding level, 64 · eps · max(1, ‖y‖ / ‖x‖) with the machine epsilon of the model's dtype. Notebook 02
         holds the factor of 64 against measurements in four dtypes.
     collides_from : the first layer from which every change stays within `bound`, or None.
@@ -26,12 +26,17 @@ class Comparison:
     probabilities : their probabilities.
     """
 
-    changes: list[tuple[str, float]]
+    changes: dict[str, float]
     bound: float
     collides_from: str | None
     logits: torch.Tensor
     predictions: tuple
     probabilities: tuple[float, float]
+
+    @property
+    def said(self):
+        """What the network says of `x` and of `y`: two strings such as ``"cat, p = 0.999"``."""
+        return tuple(f"{what}, p = {p:.3f}" for what, p in zip(self.predictions, self.probabilities, strict=True))
 
     @property
     def verdict(self):
@@ -46,7 +51,8 @@ class Comparison:
 
     def __repr__(self):
         # Rounding noise differs between machines, so a change within the bound is printed as that, not as its digits.
-        rows = [(name, "rounding" if change <= self.bound else f"{change:.1e}") for name, change in self.changes]
+        rows = [(name, "rounding" if change <= self.bound else f"{change:.1e}")
+                for name, change in self.changes.items()]
         if len(rows) > _SHOWN + 2:
             hidden = {text for _, text in rows[_SHOWN:-1]}
             rows[_SHOWN:-1] = [(f"… {len(rows) - _SHOWN - 1} more", hidden.pop() if len(hidden) == 1 else "…")]
@@ -77,17 +83,17 @@ class Reference:
         if isinstance(y, torch.Tensor) and y.shape != self.x.shape:
             raise ValueError(f"the images differ in shape: {tuple(self.x.shape)} and {tuple(y.shape)}")
         y_logits, recording = self._run(y)
-        changes, seen = [], {}
+        changes, seen = {}, {}
         for name in recording.order:
             call = seen[name] = seen.get(name, 0) + 1
             change = _relative(self._outputs[name][call - 1], recording.outputs[name][call - 1].double())
-            changes.append((name if call == 1 else f"{name} ({call})", change))
+            changes[name if call == 1 else f"{name} ({call})"] = change
         logits = torch.stack([self._logits, y_logits])
-        changes.append(("logits", _relative(*logits)))
+        changes["logits"] = _relative(*logits)
         growth = max(1.0, float(y.double().norm() / self.x.double().norm()))
         bound = 64 * torch.finfo(next(self.model.parameters()).dtype).eps * growth
         collides_from = None
-        for name, change in reversed(changes):
+        for name, change in reversed(changes.items()):
             if not change <= bound:
                 break
             collides_from = name

@@ -85,7 +85,7 @@ def picture(page):
 
 def said(page):
     text = page.get_by_role("status").inner_text()
-    return text, re.findall(r"(\w+) \([\d.]+\)", text)
+    return text, re.findall(r"“(\w+), p = [\d.]+”", text)
 
 
 def wait_for_another(page, before):

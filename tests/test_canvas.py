@@ -10,7 +10,7 @@ from collide_utils.show import canvas
 
 def drawn(changes, bound=1e-6, size=60):
     picture = canvas.pixels(torch.zeros(3, size, size), size)
-    png = canvas.side_by_side([picture] * 3, ["a", "b", "c"], [(str(k), c) for k, c in enumerate(changes)], bound)
+    png = canvas.side_by_side([picture] * 3, ["a", "b", "c"], dict(enumerate(changes)), bound)
     return np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(int)
 
 

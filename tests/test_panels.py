@@ -75,8 +75,8 @@ def test_the_numbers_of_the_beta_panel_are_those_of_compare(small, photograph):
     search = NullSpaceSearch(small, (3, 32, 32))
     v = search.random(torch.Generator().manual_seed(0))
     found = compare(small, photograph, search.collide(photograph, v, 4096))
-    assert f"Relative change after 0: {found.changes[0][1]:.1e} in float32" in part.text.value
-    assert f"mine says {found.predictions[0]} ({found.probabilities[0]:.3f})" in part.text.value
+    assert f"Relative change after 0: {found.changes['0']:.1e} in float32" in part.text.value
+    assert f"mine says “{found.said[0]}”" in part.text.value
     part.valid.value = True
     assert "It stays in [0, 1]" in part.text.value and "outside" not in part.text.value
 

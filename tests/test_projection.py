@@ -82,7 +82,7 @@ def test_toward_gives_a_valid_collision_nearer_to_the_target(target, patchnet, s
     found = search.toward(cat, goal)
     assert found.dtype == torch.float64 and found.min() >= 0 and found.max() <= 1
     comparison = compare(patchnet, cat, found)
-    assert dict(comparison.changes)["conv1"] < 1e-10
+    assert comparison.changes["conv1"] < 1e-10
     assert comparison.collides_from == "conv1"
     assert (found - goal).norm() < (cat - goal).norm()
 
@@ -92,7 +92,7 @@ def test_toward_keeps_saturated_windows_valid(patchnet, search):
     image[:, 100:] = (torch.rand(3, 124, 224) > 0.5).float()
     found = search.toward(image, torch.full_like(image, 0.5))
     assert found.min() >= 0 and found.max() <= 1
-    assert dict(compare(patchnet, image, found).changes)["conv1"] < 1e-10
+    assert compare(patchnet, image, found).changes["conv1"] < 1e-10
 
 
 def test_toward_is_the_projection_where_the_box_does_not_matter(search):
@@ -112,7 +112,7 @@ def test_padding_gaps_and_groups(layer):
     image, target = torch.rand(2, *shape, dtype=torch.float64)
     found = search.toward(image, target)
     assert found.min() >= 0 and found.max() <= 1
-    assert dict(compare(model, image, found).changes)["0"] < 1e-12
+    assert compare(model, image, found).changes["0"] < 1e-12
     # The whole layer as one matrix, and the nearest point by its conditions of optimality.
     units = torch.cat([torch.zeros(1, image.numel()), torch.eye(image.numel())]).double().view(-1, *shape)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_a_fully_connected_first_layer_has_one_large_window():
     image, target = torch.rand(2, *shape, dtype=torch.float64)
     found = NullSpaceSearch(model, shape).toward(image, target)
     assert found.min() >= 0 and found.max() <= 1
-    assert dict(compare(model, image, found).changes)["1"] < 1e-12
+    assert compare(model, image, found).changes["1"] < 1e-12
     assert (found - target).norm() < (image - target).norm()
 
 

@@ -29,7 +29,7 @@ def side_by_side(pictures, titles, changes, bound):
 
     Parameters
     ----------
-    changes : pairs of a layer's name and its relative change, as in :class:`~collide_utils.compare.Comparison`.
+    changes : dict from a layer's name to its relative change, as in :class:`~collide_utils.comparison.Comparison`.
     bound : the rounding level, drawn as a line.
     """
     width = sum(picture.shape[1] + _GAP for picture in pictures) - _GAP
@@ -41,7 +41,7 @@ def side_by_side(pictures, titles, changes, bound):
         left += picture.shape[1] + _GAP
     base = _HEAD + height + _GAP + _CHART
     bar = (width - _LEFT) / len(changes)
-    for place, (_, change) in enumerate(changes):
+    for place, change in enumerate(changes.values()):
         start = _LEFT + place * bar
         canvas[_row(change, base):base, round(start):max(round(start) + 1, round(start + 0.8 * bar))] = 70
     canvas[_row(bound, base), _LEFT::4] = 0

@@ -27,10 +27,9 @@ def change_by_layer(comparisons, alt):
     figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, comparison), (marker, line), grey in zip(comparisons.items(), _STYLES, _greys(), strict=False):
-        values = [max(change, 1e-17) for _, change in comparison.changes]
+        values = [max(change, 1e-17) for change in comparison.changes.values()]
         axis.semilogy(values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
-    layers = [layer for layer, _ in comparison.changes]
-    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6)
+    axis.set_xticks(range(len(comparison.changes)), comparison.changes, rotation=90, fontsize=6)
     axis.set(title="Relative feature change, layer by layer", xlabel="layer, in forward order",
              ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
     axis.legend()

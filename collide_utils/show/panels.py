@@ -139,9 +139,7 @@ class _Scene:
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     def _words(self, network, beta, y, found, kept):
-        stem = dict(found.changes)[self.search.layer.name]
-        said = [f"{prediction} ({probability:.3f})" for prediction, probability in
-                zip(found.predictions, found.probabilities, strict=True)]
+        stem = found.changes[self.search.layer.name]
         if kept is None:
             outside = float(((y < 0) | (y > 1)).double().mean())
             limits = (f"{outside:.0%} of its values lie outside [0, 1]: the picture is clipped, what the network sees "
@@ -151,7 +149,7 @@ class _Scene:
                       f"{float((kept >= beta).double().mean()):.0%} of the windows keep all of it.")
         overlap = (" The windows of the first layer overlap, so null-space vectors of its weight do not collide."
                    if self.search.geometry.overlapping else "")
-        return (f"β = {beta:.0f}. {network} says {said[0]} to the photograph and {said[1]} to the sum. "
+        return (f"β = {beta:.0f}. {network} says “{found.said[0]}” to the photograph and “{found.said[1]}” to the sum. "
                 f"Largest difference of a logit: {float((found.logits[1] - found.logits[0]).abs().max()):.1e}. "
                 f"Relative change after {self.search.layer.name}: {stem:.1e} in {self.dtype} "
                 f"(rounding: up to {found.bound:.0e}). {limits}{overlap}")

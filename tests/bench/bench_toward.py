@@ -21,7 +21,7 @@ for name, target in targets.items():
     found = search.toward(cat, target)
     seconds = time.perf_counter() - start
     violation = max(0.0, float(-found.min()), float(found.max() - 1))
-    change = dict(compare(model, cat, found).changes)["conv1"]
+    change = compare(model, cat, found).changes["conv1"]
     print(f"cat toward {name}: {seconds:.2f} s, box violation {violation:g}, relative feature change {change:.1e}")
 
 point, target = (windows.unfold(search.geometry, image.double())[16, 16].numpy() for image in (cat, coffee))
