@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from collide_utils import checkpoints, models, nullspace, weights
+from collide_utils import _data, checkpoints, models, nullspace, weights
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 
@@ -127,6 +127,15 @@ def count_folder(folder, rtol=None, executor=None):
         raise FileNotFoundError(f"{folder}: no file that ends in {', '.join(_SUFFIXES)}")
     tasks = (executor.map if executor else map)(partial(_count_file, rtol=rtol), paths)
     return list(tqdm(tasks, total=len(paths), desc="checkpoints", delay=10))
+
+
+def published():
+    """Return the supplement's Table 1 as it was published: a list of dicts, one for each row.
+
+    ``model`` is the row's title and ``builder`` torchvision's name of the architecture; ``nu``, ``nu_percent``, ``mu``,
+    ``mu_percent``, ``total_nullity`` and ``first_nullity`` are its whole numbers, as in :class:`NullityCount`.
+    """
+    return _data.table("published", "table1.csv")
 
 
 def _network(model):

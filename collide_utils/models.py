@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from collide_utils import _data
+
 INPUT_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WIDTHS = (64, 96, 176)
-_MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 _SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2")
 
 
@@ -107,12 +108,27 @@ def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
     if name in _SHIPPED:
         if weights is None:
             raise ValueError(f"{name} is shipped with its weights; only torchvision builders come with weights=None")
-        model = _read(_MODELS / f"{name}.safetensors")
+        model = _read(_data.FOLDER / "models" / f"{name}.safetensors")
     else:
         if name not in _classifiers():
             _unknown(name, names(), f"shipped are {', '.join(_SHIPPED)}; torchvision's classifiers go by their names")
         model = _torchvision(name, weights)
     return model.to(device, dtype).eval()
+
+
+def training_record(name):
+    """Return how a shipped network was trained: a list of dicts, one for each epoch, with the columns of its CSV file.
+
+    Among them are ``epoch`` (from 1), ``lr``, ``momentum``, ``weight_decay``, ``steps``, ``loss`` and ``held_out`` (the
+    held-out accuracy); what was not measured in an epoch is None. ``data/models/README.md`` explains each column.
+    ValueError for a network without a record, which lists those that have one.
+    """
+    rows = _data.table("models", "training.csv")
+    record = [row for row in rows if row["network"] == name]
+    if not record:
+        known = list(dict.fromkeys(row["network"] for row in rows))
+        _unknown(name, known, f"there are records of {', '.join(known)}")
+    return record
 
 
 def save(model, path):

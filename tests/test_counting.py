@@ -1,8 +1,6 @@
-import csv
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +13,9 @@ from torchvision.models import get_model
 
 from collide_utils import counting, models, weights
 
-TABLE = Path(__file__).resolve().parent.parent / "data" / "published" / "table1.csv"
-
 
 def published():
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {row["model"]: (row["builder"], *(int(row[key]) for key in list(row)[2:])) for row in rows}
+    return {row["model"]: tuple(row.values())[1:] for row in counting.published()}
 
 
 @pytest.mark.parametrize(("name", "row"), [

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import pickle
@@ -11,18 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from collide_utils import checkpoints, images, models
+from collide_utils import _data, checkpoints, images, models
 
 SHIPPED = ["patchnet", "stridenet", "patchnet-b", "patchnet-l2"]
-FOLDER = Path(__file__).resolve().parent.parent / "data" / "models"
+FOLDER = _data.FOLDER / "models"
 # What a person would call the sample photographs, in the words of the networks.
 CALLED = {"chelsea": "cat", "coffee": "cup or jug", "astronaut": "person", "stereo_motorcycle": "motorbike",
           "china": "monument", "flower": "flower"}
-
-
-def table(name):
-    with open(FOLDER / name, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -63,8 +57,8 @@ def test_files_are_small_and_say_what_they_are():
 
 
 def test_accuracies_are_those_that_the_course_promises():
-    rows = {row["network"]: {key: float(value) for key, value in row.items() if key != "network" and value}
-            for row in table("accuracy.csv")}
+    rows = {row["network"]: {key: value for key, value in row.items() if value is not None}
+            for row in _data.table("models", "accuracy.csv")}
     assert rows["patchnet"]["held_out"] >= 0.88 and rows["stridenet"]["held_out"] >= 0.88
     assert abs(rows["patchnet"]["held_out"] - rows["patchnet-b"]["held_out"]) <= 0.02
     assert rows["patchnet-l2"]["robust"] > rows["patchnet"]["robust"] + 0.1
@@ -76,7 +70,7 @@ def test_accuracies_are_those_that_the_course_promises():
 
 
 def test_the_split_keeps_both_copies_of_a_face_together():
-    part = {row["source"]: row["part"] for row in table("split.csv")}
+    part = {row["source"]: row["part"] for row in _data.table("models", "split.csv")}
     pairs = [(source, source.replace("Faces/", "Faces_easy/")) for source in part if source.startswith("Faces/")]
     assert len(pairs) > 100 and all(part[a] == part.get(b, part[a]) for a, b in pairs)
     share = sum(value == "held-out" for value in part.values()) / len(part)
@@ -85,11 +79,24 @@ def test_the_split_keeps_both_copies_of_a_face_together():
 
 def test_the_training_record_ends_with_the_shipped_head():
     for name in SHIPPED:
-        last = [row for row in table("training.csv") if row["network"] == name][-1]
+        record = models.training_record(name)
+        assert [row["epoch"] for row in record] == list(range(1, len(record) + 1))
+        last = record[-1]
         head = models.load(name).fc.weight.double()
         smallest = torch.linalg.svdvals(head).flip(0)[:3]
-        recorded = torch.tensor([float(last[f"head_s{k}"]) for k in (1, 2, 3)], dtype=torch.float64)
+        recorded = torch.tensor([last[f"head_s{k}"] for k in (1, 2, 3)], dtype=torch.float64)
         torch.testing.assert_close(recorded, smallest, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_without_a_training_record_is_named():
+    with pytest.raises(ValueError, match="'patchnett'; near matches: patchnet.*records of patchnet, "):
+        models.training_record("patchnett")
+
+
+def test_tables_are_read_as_numbers_where_they_hold_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(_data, "FOLDER", tmp_path)
+    (tmp_path / "t.csv").write_text('network,a,b,c\n"x, ε = 5",12,1e-3,\n', encoding="utf-8")
+    assert _data.table("t.csv") == [{"network": "x, ε = 5", "a": 12, "b": 0.001, "c": None}]
 
 
 def test_photographs_from_elsewhere_are_recognised_as_the_card_says():

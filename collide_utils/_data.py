@@ -1,0 +1,22 @@
+"""The files in ``data/``: at the top of a clone, inside the package where it was installed from a wheel."""
+
+import csv
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+FOLDER = _PACKAGE / "data" if (_PACKAGE / "data").is_dir() else _PACKAGE.parent / "data"
+
+
+def table(*parts):
+    """Return the rows of a CSV file below :data:`FOLDER` as dicts, numbers as int or float, empty cells as None."""
+    with FOLDER.joinpath(*parts).open(encoding="utf-8", newline="") as file:
+        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text or None
