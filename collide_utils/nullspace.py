@@ -1,9 +1,8 @@
 """Rank, nullity and null space of plain matrices, in float64.
 
-One tolerance decides all three: a singular value counts as zero when it is at most ``rtol`` times the largest. The
-default is ``max(rows, columns) · eps`` with the machine epsilon of the matrix as it was given: numpy's and scipy's
-rule, except that a float32 matrix is judged by float32's epsilon although it is decomposed in float64, because its
-entries were rounded to float32 before they got here.
+One tolerance decides all three: a singular value counts as zero when it is at most ``rtol`` times the largest. What it
+is by default, :func:`default_rtol` says: numpy's and scipy's rule, except that a matrix is judged by the format that it
+comes in although it is decomposed in float64, because its entries were rounded to that format before they got here.
 
 The choice matters for trained weights. Weight decay shrinks a filter that training has abandoned towards zero without
 reaching it: among its 64 singular values the ResNet-18 stem of torchvision has eight such dead ones, from 1e-5 down to
@@ -15,8 +14,27 @@ only meaningful together with its tolerance.
 import math
 
 import torch
+from scipy.linalg.blas import dsyrk
 
-_CHUNK = 4096  # columns of a large matrix that are held in float64 at a time
+_CHUNK = 1024  # columns of a large matrix that are held in float64 at a time
+_HALF = (torch.float16, torch.bfloat16)
+_FORMATS = (*_HALF, torch.float32, torch.float64)
+_LARGEST_DEFAULT = 1e-2
+
+
+def default_rtol(size, dtype):
+    """Return the tolerance by which a matrix of `dtype` is judged; `size` is the larger of its rows and columns.
+
+    For float32 and float64 that is numpy's rule, ``size · eps`` with the format's machine epsilon: rounding errors in
+    a decomposition may add up over the size. For float16 and bfloat16, ``size · eps`` would be larger than 1 for the
+    weights of networks; but nothing is ever decomposed in these formats, only entries were rounded to them, once. That
+    moves no singular value by more than ``eps/2`` times the Frobenius norm, and those of a dense matrix by about
+    ``eps/4`` times the largest, because the entries' errors are as good as independent. So there it is ``eps`` alone:
+    9.8e-4 for float16, 7.8e-3 for bfloat16. A smaller singular value may be what rounding made of a zero. In no format
+    is it more than 1e-2.
+    """
+    eps = torch.finfo(dtype).eps
+    return min(eps if dtype in _HALF else size * eps, _LARGEST_DEFAULT)
 
 
 def matrix_rank(matrix, rtol=None):
@@ -26,7 +44,7 @@ def matrix_rank(matrix, rtol=None):
     ----------
     matrix : real floating-point tensor ``(rows, columns)``, or ``(groups, rows, columns)`` for the block-diagonal
         matrix of these blocks.
-    rtol : number in [0, 1).
+    rtol : number in [0, 1); by default that of :func:`default_rtol`.
 
     The rank is read from the eigenvalues of the smaller Gram matrix, W Wᵀ or Wᵀ W, in float64, and from the singular
     values only where these leave it open. A Gram matrix squares the singular values: what stands at rtol in W stands at
@@ -36,8 +54,8 @@ def matrix_rank(matrix, rtol=None):
     bound is at most an eighth of the squared tolerance, and only a singular value within 7 % of the tolerance is open.
     For float64 matrices the squared tolerance lies below rounding, and only well-conditioned ones are settled this way.
 
-    TypeError if `matrix` is not a real floating-point tensor; ValueError if it has another number of dimensions, is
-    empty or not finite, or if `rtol` is not in [0, 1).
+    TypeError if `matrix` is not a tensor of float64, float32, float16 or bfloat16; ValueError if it has another number
+    of dimensions, is empty or not finite, or if `rtol` is not in [0, 1).
     """
     matrix, rtol = _check(matrix, rtol)
     rank = _rank_from_gram(matrix, rtol)
@@ -119,18 +137,18 @@ def _rank_from_gram(matrix, rtol):
     if scale == 0:
         return 0
     wide = (matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT).reshape(-1, *sorted(matrix.shape[-2:]))
-    gram = wide.new_zeros(len(wide), wide.shape[1], wide.shape[1], dtype=torch.float64)
-    for part in wide.split(_CHUNK, dim=-1):
-        part = part.double() / scale
-        gram.baddbmm_(part, part.mT)
+    gram = _gram(wide, scale)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     error = 8 * wide.shape[2] * torch.finfo(torch.float64).eps * diagonal.sum(1, keepdim=True)
     # Most weights have full rank, which a Cholesky factorisation proves at a tenth of the cost of the eigenvalues: no
-    # eigenvalue is larger than the largest absolute row sum.
-    shift = rtol**2 * torch.linalg.matrix_norm(gram, torch.inf).max() + error
-    _, failed = torch.linalg.cholesky_ex(gram - torch.diag_embed(shift.expand_as(diagonal)))
+    # eigenvalue is larger than the Frobenius norm.
+    frobenius = (2 * torch.linalg.matrix_norm(gram) ** 2 - diagonal.square().sum(1)).sqrt()
+    shift = rtol**2 * frobenius.max() + error
+    diagonal -= shift
+    _, failed = torch.linalg.cholesky_ex(gram)
     if not failed.any():
         return len(gram) * gram.shape[1]
+    diagonal += shift
     eigenvalues = torch.linalg.eigvalsh(gram)
     threshold = rtol**2 * eigenvalues.max()
     if ((eigenvalues - threshold).abs() <= error).any():
@@ -138,16 +156,29 @@ def _rank_from_gram(matrix, rtol):
     return int((eigenvalues > threshold).sum())
 
 
+def _gram(blocks, scale):
+    """Return the lower triangles of the blocks' W Wᵀ, with W = block / `scale`, zero above the diagonal, on the CPU."""
+    gram = torch.zeros(len(blocks), blocks.shape[1], blocks.shape[1], dtype=torch.float64)
+    for block, triangle in zip(blocks, gram.numpy(), strict=True):
+        for part in block.split(_CHUNK, dim=1):
+            part = part.to("cpu", torch.float64, copy=True, memory_format=torch.contiguous_format).div_(scale).numpy()
+            # A rank-k update does half the work of a product. BLAS stores by columns: it sees both matrices
+            # transposed, and our lower triangle as the upper one.
+            dsyrk(1, part.T, trans=1, beta=1, c=triangle.T, overwrite_c=1, lower=0)
+    return gram
+
+
 def _check(matrix, rtol, dimensions=(2, 3)):
-    if not isinstance(matrix, torch.Tensor) or not matrix.is_floating_point():
-        raise TypeError(f"the matrix must be a real floating-point tensor, not {_describe(matrix)}")
+    if not isinstance(matrix, torch.Tensor) or matrix.dtype not in _FORMATS:
+        raise TypeError("the matrix must be a tensor of float64, float32, float16 or bfloat16, not "
+                        + _describe(matrix))
     if matrix.ndim not in dimensions or matrix.numel() == 0:
         raise ValueError(f"the matrix must have {' or '.join(map(str, dimensions))} dimensions and at least one entry, "
                          f"not shape {tuple(matrix.shape)}")
     if not _largest(matrix).isfinite():
         raise ValueError("the matrix has entries that are NaN or infinite")
     if rtol is None:
-        rtol = matrix.shape[:-2].numel() * max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps
+        rtol = default_rtol(matrix.shape[:-2].numel() * max(matrix.shape[-2:]), matrix.dtype)
     elif not (math.isfinite(rtol) and 0 <= rtol < 1):
         raise ValueError(f"rtol must be a number in [0, 1), not {rtol!r}")
     return matrix.detach(), rtol

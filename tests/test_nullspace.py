@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collide_utils.nullspace import matrix_rank, null_space, nullity, principal_angles, shared_null_space
+from collide_utils import nullspace
+from collide_utils.nullspace import (
+    default_rtol,
+    matrix_rank,
+    null_space,
+    nullity,
+    principal_angles,
+    shared_null_space,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -106,6 +114,48 @@ def test_the_default_tolerance_follows_the_dtype_of_the_matrix():
     assert matrix_rank(matrix.double()) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@given(matrices())
+def test_what_rounding_to_half_precision_leaves_of_a_zero_still_counts_as_zero(dtype, case):
+    matrix, rank = case
+    matrix = matrix / matrix.abs().max().clamp(min=1e-30)
+    rounded = matrix.to(dtype)
+    assert matrix_rank(rounded) <= rank
+    singular = torch.linalg.svdvals(matrix)
+    if rank and singular[rank - 1] > 4 * torch.finfo(dtype).eps * singular[0]:
+        assert matrix_rank(rounded) == rank
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_generic_weights_have_the_null_space_of_their_shape_in_every_format(dtype):
+    assert nullity(torch.eye(147, dtype=dtype)) == 0
+    for rows, columns in ((64, 147), (128, 1152), (128, 64)):
+        weight = torch.randn(rows, columns).to(dtype)
+        assert nullity(weight) == null_space(weight).shape[1] == max(0, columns - rows)
+
+
+@given(st.integers(1, 10**9), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+def test_no_default_tolerance_is_above_a_hundredth(size, dtype):
+    eps = torch.finfo(dtype).eps
+    assert eps <= default_rtol(size, dtype) <= min(1e-2, max(eps, size * eps))
+    if size <= 80_000 and dtype in (torch.float32, torch.float64):
+        assert default_rtol(size, dtype) == size * eps  # numpy's rule
+
+
+@pytest.mark.parametrize("tall", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_large_matrix_is_summed_over_all_of_its_chunks(tall, groups, monkeypatch):
+    # Each chunk of columns sees two dimensions of its own; one chunk alone has rank 2.
+    monkeypatch.setattr(nullspace, "_CHUNK", 5)
+    monkeypatch.setattr(torch.linalg, "svdvals", None)
+    matrix = torch.zeros(groups, 9, 17)
+    for part in range(4):
+        matrix[:, 2 * part:2 * part + 2, 5 * part:5 * part + 5] = torch.randn(groups, 2, min(5, 17 - 5 * part))
+    assert matrix_rank(matrix.mT if tall else matrix) == groups * 8
+    generic = torch.randn(groups, 9, 17)
+    assert matrix_rank(generic.mT if tall else generic) == groups * 9
+
+
 def test_dead_filters_count_as_zero_only_above_their_size():
     stem = torch.randn(64, 147, dtype=torch.float64)
     stem[:8] *= 1e-6
@@ -120,6 +170,7 @@ def test_basis_is_float64_whatever_comes_in():
     (np.ones((2, 2)), TypeError, "ndarray"),
     (torch.ones(2, 2, dtype=torch.int64), TypeError, "int64"),
     (torch.ones(2, 2, dtype=torch.complex64), TypeError, "complex64"),
+    (torch.ones(2, 2).to(torch.float8_e4m3fn), TypeError, "float64, .* not a torch.float8_e4m3fn tensor"),
     (torch.ones(3), ValueError, r"\(3,\)"),
     (torch.ones(2, 2, 2, 2), ValueError, r"\(2, 2, 2, 2\)"),
     (torch.ones(0, 3), ValueError, r"\(0, 3\)"),
