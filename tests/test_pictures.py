@@ -1,5 +1,6 @@
 import io
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
@@ -66,3 +67,12 @@ def test_maps_of_a_column_share_one_scale():
 def test_a_perturbation_is_centred_on_grey():
     picture = pictures.perturbation(torch.tensor([-2.0, 0.0, 1.0]))
     torch.testing.assert_close(picture, torch.tensor([0.0, 0.5, 0.75]))
+
+
+@pytest.mark.parametrize("size", [7, 75, 112, 224, 300])
+def test_every_pixel_of_a_picture_is_a_square_of_equal_size(size):
+    picture = (torch.arange(size) % 2 / 2).expand(3, size, size)  # black and grey columns, on white
+    png = pictures.images([picture] * 3, ["a", "b\nc", ""], alt="", columns=2).data
+    row = np.asarray(Image.open(io.BytesIO(png)).convert("L"))[-10]  # through the third picture
+    squares = row[row < 255].reshape(size, max(1, 286 // size))
+    assert (squares == squares[:, :1]).all() and set(squares[::2, 0]) == {0} and set(squares[1::2, 0]) <= {127, 128}

@@ -6,29 +6,44 @@ Every figure is an ``IPython.display.Image``: a PNG with an alternative text, fo
 
 import html
 import io
+import itertools
 import math
+
+_DPI = 110
 
 
 def images(pictures, titles, alt, columns=4, width=2.6):
-    """Show tensors ``(3, H, W)`` side by side, as a screen would: clipped to [0, 1].
+    """Show tensors ``(3, H, W)`` side by side, as a screen would: clipped to [0, 1], each pixel a square of pixels.
 
     Parameters
     ----------
     titles : one a picture, lines separated by newlines. Pictures and titles must be equal in number (ValueError).
     alt : what the figure shows, in words.
-    width : of each picture, in inches.
+    width : of each column, in inches. A picture that is smaller is enlarged by a whole number: by any other, fine
+        patterns would beat against the pixels of the figure.
     """
     if len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
-    columns = min(columns, len(pictures))
-    lines = 1 + max(title.count("\n") for title in titles)
-    figure, axes = subplots(math.ceil(len(pictures) / columns), columns, (width, width + 0.1 + 0.2 * lines))
-    for axis in axes.flat:
-        axis.set_axis_off()
-        axis.set_anchor("S")  # what room is left belongs to the titles
-    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
-        axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
-        axis.set_title(title, fontsize=9)
+    from matplotlib.figure import Figure
+
+    columns, gap = min(columns, len(pictures)), 6
+    drawn = [(picture, *(max(1, int(width * _DPI // picture.shape[2])) * n for n in picture.shape[1:]))
+             for picture in pictures]
+    across = max(round(width * _DPI), *(right for _, _, right in drawn)) + gap
+    rows = [range(start, min(start + columns, len(drawn))) for start in range(0, len(drawn), columns)]
+    heads = [8 + 16 * max(1 + titles[place].count("\n") for place in row) for row in rows]
+    bottoms = list(itertools.accumulate(head + max(drawn[place][1] for place in row) + gap
+                                        for row, head in zip(rows, heads, strict=True)))
+    figure = Figure(figsize=(columns * across / _DPI, bottoms[-1] / _DPI))
+    for row, bottom in zip(rows, bottoms, strict=True):
+        for column, place in enumerate(row):
+            picture, high, wide = drawn[place]
+            left = column * across + (across - wide) // 2
+            axis = figure.add_axes([left / (columns * across), 1 - (bottom - gap) / bottoms[-1],
+                                    wide / (columns * across), high / bottoms[-1]])
+            axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+            axis.set_title(titles[place], fontsize=9)
+            axis.set_axis_off()
     return to_image(figure, alt)
 
 
@@ -143,5 +158,5 @@ def to_image(figure, alt):
     from IPython.display import Image
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=_DPI)
     return Image(data=buffer.getvalue(), alt=alt)
