@@ -7,7 +7,6 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
-from collide_utils import randmat
 from collide_utils.comparison import compare
 from collide_utils.show import charts, pictures
 
@@ -27,7 +26,7 @@ def figures():
         pictures.map_grid([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
         charts.shaded_table({("a", "c"): 1e-9, ("b", "c"): 0.0}, {("a", "c"): "=", ("b", "c"): "≠"}, ["a", "b"],
                             ["c", "d"], "title", "label", alt="five"),
-        charts.against_law({"n = 2": [0.1, 0.5]}, randmat.limit_pdf, randmat.limit_cdf, "x", alt="five"),
+        charts.histogram({"n = 2": [0.1, 0.5]}, "t", "x", "five", {"law": ([0, 1], [1, 0])}, {"mean": 0.3}),
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.integrate import quad
+from scipy.integrate import cumulative_trapezoid, quad
 
 from collide_utils import randmat
 
@@ -135,3 +135,27 @@ def test_bad_arguments_are_named(sampler):
     for wrong in (0, None, np.random.RandomState(0)):
         with pytest.raises(TypeError, match="Generator, not " + type(wrong).__name__):
             sampler(2, 2, 1, wrong)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 50, 100])
+def test_the_exact_density_is_edelmans(n):
+    for eps in (1e-8, 1e-3, 0.5, 5.0, 60.0):
+        value = mpmath.mpf(eps) / n
+        with mpmath.workdps(40):
+            exact = (mpmath.gamma(mpmath.mpf(n + 1) / 2) / mpmath.sqrt(2 * mpmath.pi * value)
+                     * mpmath.exp(-n * value / 2) * mpmath.hyperu(mpmath.mpf(n - 1) / 2, mpmath.mpf(-1) / 2, value / 2))
+        assert randmat.square_pdf(eps, n) == pytest.approx(float(exact), rel=1e-9)
+    assert randmat.square_pdf(-1.0, n) == 0
+
+
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_dense_draws_follow_the_exact_density(n):
+    t = np.linspace(0, 10, 20_001)[1:]
+    distribution = cumulative_trapezoid(2 * t * randmat.square_pdf(t**2, n), t, initial=0)
+    draws = np.sqrt(n * randmat.sample_smallest_eigenvalues_dense(n, n, 4000, rng(n)))
+    assert stats.kstest(draws, lambda x: np.interp(x, t, distribution)).pvalue > LEVEL
+
+
+def test_the_exact_density_is_had_where_tricomis_function_is():
+    with pytest.raises(ValueError, match="from 1 to 100, not 101"):
+        randmat.square_pdf(1.0, 101)

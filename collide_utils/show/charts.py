@@ -76,24 +76,50 @@ def against_band(series, band, title, xlabel, ylabel, alt):
     return to_image(figure, alt)
 
 
-def against_law(samples, density, distribution, xlabel, alt, upper=6):
-    """Draw named samples of a positive quantity against a law, up to `upper`: histograms, empirical distributions."""
+def histogram(samples, title, xlabel, alt, curves=None, marks=None, upper=None):
+    """Draw named samples as filled histograms of the same density scale, from 0 to `upper` (by default the largest).
+
+    Parameters
+    ----------
+    curves : ``{name: (x, y)}``, drawn over them.
+    marks : ``{name: x}``, upright lines.
+    """
     import numpy as np
 
-    figure, axes = subplots(1, 2, (5, 3.8))
-    grid = np.linspace(0.002, upper, 600)
-    for (name, sample), (_, line), grey in zip(samples.items(), _STYLES, _greys(), strict=False):
-        axes[0, 0].hist(sample, bins=np.linspace(0, upper, 25),
-                        weights=np.full(len(sample), 24 / upper / len(sample)), histtype="step", linestyle=line,
-                        color=grey, label=name)
-        axes[0, 1].step(np.sort(sample), (np.arange(len(sample)) + 1) / len(sample), where="post", linestyle=line,
-                        color=grey, label=name)
-    for axis, law in zip(axes[0], (density, distribution), strict=True):
-        axis.plot(grid, law(grid), color="black", linewidth=2, alpha=0.6, label="the law")
-        axis.set(xlim=(0, upper), xlabel=xlabel)
-        axis.legend()
-    axes[0, 0].set(title="Histogram", ylabel="probability density", ylim=(0, 2.5))
-    axes[0, 1].set(title="Empirical distribution", ylabel="share of draws below", ylim=(0, 1))
+    figure, axes = subplots(1, 1, (8, 4))
+    axis = axes[0, 0]
+    upper = upper or max(max(sample) for sample in samples.values())
+    edges = np.linspace(0, upper, 41)
+    for (name, sample), grey in zip(samples.items(), ("0.8", "0.55"), strict=False):
+        weights = np.full(len(sample), 1 / len(sample) / edges[1])
+        axis.hist(sample, edges, weights=weights, color=grey, edgecolor="white", alpha=0.8, label=name)
+    for (name, (x, y)), (_, line), colour in zip((curves or {}).items(), _STYLES, _greys(), strict=False):
+        axis.plot(x, y, linestyle=line, color=colour, linewidth=2, label=name)
+    for (name, x), (_, line) in zip((marks or {}).items(), _STYLES[1:], strict=False):
+        axis.axvline(x, linestyle=line, color="black", label=name)
+    axis.set(title=title, xlabel=xlabel, ylabel="probability density", xlim=(0, upper))
+    axis.legend()
+    return to_image(figure, alt)
+
+
+def layer_shapes(shapes, title, alt):
+    """Draw layers ``(inputs, outputs)`` as dots, larger where several have one shape, by the line between the cases."""
+    import numpy as np
+
+    figure, axes = subplots(1, 1, (6.5, 5))
+    axis = axes[0, 0]
+    (inputs, outputs), times = np.transpose(sorted(set(shapes))), [shapes.count(one) for one in sorted(set(shapes))]
+    low, high = min(inputs.min(), outputs.min()) / 1.7, max(inputs.max(), outputs.max()) * 1.7
+    axis.fill_between([low, high], low, [low, high], color="0.88")
+    line = np.geomspace(low, high, 50)
+    axis.plot(line, line, color="black", label="outputs = inputs, n")
+    axis.plot(line, line + np.sqrt(line), color="black", linestyle=":", label="outputs = n + √n")
+    axis.scatter(inputs, outputs, [30 * number for number in times], color=_greys()[1], alpha=0.8, zorder=3)
+    axis.text(high / 1.1, low * 1.1, "exact null space", ha="right", va="bottom")
+    axis.text(low * 1.1, high / 1.1, "no direction is lost", ha="left", va="top")
+    axis.set(title=title, xlabel="inputs of the layer", ylabel="outputs", xscale="log", yscale="log",
+             xlim=(low, high), ylim=(low, high))
+    figure.legend(loc="outside lower center", ncols=2)
     return to_image(figure, alt)
 
 

@@ -1,0 +1,29 @@
+"""Drawings of the ideas: what the notebooks show before the code that needs it."""
+
+import math
+
+from collide_utils.show.pictures import subplots, to_image
+
+_INK, _ACCENT, _PALE = "#00224e", "#b8860b", "0.82"  # dark and middle of cividis' range, in grey too
+
+
+def squeeze(matrices, titles, alt):
+    """Draw the circle of unit inputs and what each of `matrices` (numpy, ``(outputs, 2)``) makes of it.
+
+    An image lies in a plane of the outputs, and is drawn there along its two half-axes, the shorter one upright: an
+    arrow shows the input that is squeezed most, and where it goes.
+    """
+    import numpy as np
+
+    figure, axes = subplots(1, 1 + len(matrices), (2.2, 2.4))
+    angle = np.linspace(0, 2 * math.pi, 200)
+    circle = np.array([np.cos(angle), np.sin(angle)])
+    singular = [np.append(np.linalg.svd(matrix, compute_uv=False), 0)[:2] for matrix in matrices]
+    reach = 1.05 * max(1, *(values[0] for values in singular))
+    for axis, (long, short), title in zip(axes[0], [(1, 1), *singular], ["unit inputs", *titles], strict=True):
+        axis.plot(long * circle[0], short * circle[1], color=_INK)
+        axis.plot([0, 0], [0, short], color=_ACCENT, linewidth=3, marker="o", markersize=5)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axis.axis("off")
+        axis.set_title(title, fontsize=9)
+    return to_image(figure, alt)

@@ -1,0 +1,73 @@
+"""What the lessons promise: their length, their exercises, and the numbers in their words that no cell prints."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import jupytext
+import numpy as np
+import pytest
+
+from collide_utils import randmat
+from collide_utils.show import exercises
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01",)]
+# The right answer and two wrong ones to each exercise of a lesson, in order.
+ANSWERS = {
+    "01": [(6.4, 0.064, 93.6), (961, 960, 900), (0.5, 0.25, 0)],
+}
+
+
+def cells(script):
+    """Return the sources of its markdown cells, and of its code cells with whether they are folded solutions."""
+    found = jupytext.read(script).cells
+    code = [(cell.source, cell.metadata.get("jupyter", {}).get("source_hidden", False)) for cell in found
+            if cell.cell_type == "code"]
+    return [cell.source for cell in found if cell.cell_type == "markdown"], code
+
+
+@pytest.mark.parametrize("script", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_read_in_fifteen_minutes(script):
+    words, code = cells(script)
+    lines = [sum(bool(line.strip()) for line in source.splitlines()) for source, _ in code]
+    assert sum(len(text.split()) for text in words) <= 1200
+    assert sum(lines) <= 110 and max(lines) <= 15
+
+
+@pytest.mark.parametrize("script", LESSONS, ids=lambda path: path.stem)
+def test_exercises_check_the_readers_answer_and_their_solutions_pass(script):
+    """An exercise needs nothing but the first cell of its lesson: whoever jumps to it can run it."""
+    _, code = cells(script)
+    places = [place for place, (source, _) in enumerate(code) if re.search(r"(?m)^answer = \.\.\.", source)]
+    expected = ANSWERS[script.name[:2]]
+    assert 2 <= len(places) == len(expected)
+    names = {}
+    exec(code[0][0], names)
+    for place, answers in zip(places, expected, strict=True):
+        exercise, (solution, folded) = code[place][0], code[place + 1]
+        assert folded and said(exercise, names).startswith("No answer yet")
+        verdicts = [said(exercise.replace("answer = ...", f"answer = {answer!r}"), names) for answer in answers]
+        assert verdicts[0] == "Right.\n" and not any(verdict == "Right.\n" for verdict in verdicts[1:]), verdicts
+        said(exercise, names)
+        assert said(solution, names).endswith("Right.\n")
+        assert re.search(r"(?m)^# .+\.$", solution)  # the sentence
+
+
+def said(source, names):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(source, names)
+    return out.getvalue()
+
+
+def test_an_answer_of_a_wrong_kind_is_no_crash(capsys):
+    exercises.checker(lambda answer: answer + 1 == 2)("one")
+    assert capsys.readouterr().out.startswith("'one' cannot be checked: ")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_watershed_is_at_root_n(seed):
+    rng = np.random.default_rng(seed)
+    below, on = (np.median(randmat.sample_smallest_eigenvalues(10_000, 10_000 + more, 12, rng)) for more in (10, 100))
+    assert below < 0.01 and 0.2 < on < 0.35
