@@ -53,7 +53,7 @@ def _read_tensors(path):
     try:
         if path.suffix == ".safetensors":
             state, metadata = models._read_safetensors(path)
-            return state, "stem" in metadata
+            return state, "categories" in metadata
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
         raise

@@ -23,7 +23,7 @@ def names():
 
 
 def load(name, size=224):
-    """Return a sample photograph as a float32 tensor ``(3, size, size)`` in [0, 1]."""
+    """Return a sample photograph as a float32 tensor ``(3, H, W)`` in [0, 1]; `size` is H = W, or ``(H, W)``."""
     if name not in _SAMPLES:
         raise ValueError(f"no sample photograph called {name!r}; there are {', '.join(_SAMPLES)}")
     package, box = _SAMPLES[name]
@@ -55,7 +55,10 @@ def open_rgb(path):
 
 
 def from_file(path, size=224):
-    """Return an image file as a float32 tensor ``(3, size, size)`` in [0, 1], cropped to its central square."""
+    """Return an image file as a float32 tensor ``(3, H, W)`` in [0, 1]; `size` is H = W, or ``(H, W)``.
+
+    What does not fit the shape is cropped at both sides alike.
+    """
     return _to_tensor(open_rgb(path), size)
 
 
@@ -74,7 +77,8 @@ def check(image, shape=None, what="image"):
 
 
 def _to_tensor(image, size):
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a positive whole number of pixels, not {size!r}")
-    pixels = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    rows, columns = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    if not all(isinstance(n, int) and n >= 1 for n in (rows, columns)):
+        raise ValueError(f"size must be a positive whole number of pixels, or (rows, columns), not {size!r}")
+    pixels = np.asarray(ImageOps.fit(image, (columns, rows), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div(255).contiguous()

@@ -1,4 +1,4 @@
-"""Networks for the course: the four that it ships, and every torchvision builder by name."""
+"""Networks for the course: the six that it ships, and every torchvision builder by name."""
 
 
 import difflib
@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from collide_utils import _data
+from collide_utils import _data, streets
 
 INPUT_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WIDTHS = (64, 96, 176)
-_SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2")
+_SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2", "streetnet", "streetboxes")
 
 
 class Normalize(nn.Module):
@@ -93,7 +93,8 @@ def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
     """Return a network in eval mode that takes images ``(N, 3, H, W)`` in [0, 1] and normalises them itself.
 
     Its ``.categories`` are the class names in the order of the logits, its ``.input_size`` is the height and width that
-    it was trained for, in pixels.
+    it was trained for, in pixels: one number, or (rows, columns). What the street networks return is said in
+    :mod:`collide_utils.streets`.
 
     Parameters
     ----------
@@ -132,17 +133,20 @@ def training_record(name):
 
 
 def save(model, path):
-    """Write a :class:`SmallResNet` to a safetensors file, its stem, class names and normalisation in the metadata."""
-    metadata = {"stem": model.stem, "categories": json.dumps(model.categories),
-                "mean": json.dumps(MEAN), "std": json.dumps(STD)}
+    """Write one of our networks to a safetensors file; what it is, its classes and normalisation are the metadata."""
+    kind = {"stem": model.stem} if isinstance(model, SmallResNet) else {"architecture": model.architecture}
+    metadata = kind | {"categories": json.dumps(model.categories), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path, metadata)
 
 
 def _read(path):
-    """Return the :class:`SmallResNet` in a file that :func:`save` wrote; ValueError if it is not such a file, whole."""
+    """Return the network in a file that :func:`save` wrote; ValueError if it is not such a file, whole."""
     try:
         state, metadata = _read_safetensors(path)
-        model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
+        if "architecture" in metadata:
+            model = streets.build(metadata["architecture"], MEAN, STD)
+        else:
+            model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
         model.load_state_dict(state)
     except FileNotFoundError:
         raise

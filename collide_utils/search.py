@@ -18,7 +18,7 @@ class NullSpaceSearch:
     ----------
     model : network whose first convolution or linear layer sees the image itself, up to an affine map of each channel,
         such as a normalisation.
-    input_shape : ``(C, H, W)`` of its images; by default ``(3, model.input_size, model.input_size)``.
+    input_shape : ``(C, H, W)`` of its images; by default :func:`~collide_utils.weights.default_shape`.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class NullSpaceSearch:
         if input_shape is None:
             if not hasattr(model, "input_size"):
                 raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
-            input_shape = (3, model.input_size, model.input_size)
+            input_shape = weights.default_shape(model)
         twin = copy.deepcopy(model).double().eval()
         self.layer = weights.first_weight(twin, input_shape)
         self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)

@@ -39,20 +39,26 @@ def layer_weights(model, input_shape=None):
     """Return the weights of `model`'s convolution, linear and attention layers as a list of :class:`LayerWeight`.
 
     They stand in forward order, that of the first calls when `model` runs, in eval mode, on one input of `input_shape`,
-    by default ``(3, model.input_size, model.input_size)``. A model without ``input_size``, given no shape, keeps the
-    order of registration; a layer that the run does not call follows the one registered before it, or comes last if
-    there is none. ValueError if there is no such layer.
+    by default :func:`default_shape`. A model without ``input_size``, given no shape, keeps the order of registration; a
+    layer that the run does not call follows the one registered before it, or comes last if there is none. ValueError if
+    there is no such layer.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
         raise ValueError(f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search")
     if input_shape is None and hasattr(model, "input_size"):
-        input_shape = (3, model.input_size, model.input_size)
+        input_shape = default_shape(model)
     calls = _first_calls(model, layers, input_shape) if input_shape is not None else {}
     order, place = {}, len(layers)
     for name in layers:
         order[name] = place = calls.get(name, place)
     return [weight for name in sorted(layers, key=order.__getitem__) for weight in _layer_weights(name, layers[name])]
+
+
+def default_shape(model):
+    """Return the shape ``(3, H, W)`` of RGB images of ``model.input_size``: one number, or rows and columns."""
+    size = model.input_size
+    return (3, size, size) if isinstance(size, int) else (3, *size)
 
 
 def first_weight(model, input_shape=None):
