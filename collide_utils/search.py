@@ -7,8 +7,12 @@ import warnings
 
 import torch
 
-from collide_utils import hooks, images, nullspace, weights, windows
+from collide_utils import images, nullspace, weights, windows
 from collide_utils.projection import nearest_in_box
+
+
+class OverlapWarning(UserWarning):
+    """The windows of a first layer overlap: null-space vectors of its weight, tiled, are no collisions of the layer."""
 
 
 class NullSpaceSearch:
@@ -19,20 +23,23 @@ class NullSpaceSearch:
     model : network whose first convolution or linear layer sees the image itself, up to an affine map of each channel,
         such as a normalisation.
     input_shape : ``(C, H, W)`` of its images; by default :func:`~collide_utils.weights.default_shape`.
+    rtol : what counts as zero, as in :func:`~collide_utils.nullspace.matrix_rank`; by default float64's rule.
 
     Attributes
     ----------
     layer : the first layer's :class:`~collide_utils.weights.LayerWeight`, in float64.
     geometry : its :class:`~collide_utils.windows.Geometry`.
-    basis : orthonormal float64 tensor ``(C·h·w, nullity)`` of the windows that the layer maps to zero, in pixel space:
-        the columns of the weight are scaled as the normalisation scales the pixels.
+    weight : float64 tensor ``(C_out, C·h·w)``, the matrix that acts on a window of pixels: the layer's own, its columns
+        scaled as the normalisation scales the pixels (:func:`~collide_utils.windows.pixel_slope`).
+    basis : orthonormal float64 tensor ``(C·h·w, nullity)`` of the windows that `weight` maps to zero.
+    complement : orthonormal float64 tensor ``(C·h·w, rank)`` of their orthogonal complement, the row space of `weight`.
 
-    ValueError if the first layer has no null space, or does not see the image as described. Where windows overlap a
-    UserWarning says that a vector of the basis is null at one window only, so that the results collide in the weight's
-    null space but not in the layer.
+    ValueError if the first layer has no null space, or does not see the image as described. Where windows overlap an
+    :class:`OverlapWarning` says that a vector of the basis is null at one window only, so that the results collide in
+    the weight's null space but not in the layer.
     """
 
-    def __init__(self, model, input_shape=None):
+    def __init__(self, model, input_shape=None, rtol=None):
         if input_shape is None:
             if not hasattr(model, "input_size"):
                 raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
@@ -40,15 +47,18 @@ class NullSpaceSearch:
         twin = copy.deepcopy(model).double().eval()
         self.layer = weights.first_weight(twin, input_shape)
         self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)
-        scale = _pixel_scale(twin, self.layer, self.geometry)
-        matrix = self.layer.matrix
-        self.basis = nullspace.null_space(matrix * scale.view(len(matrix), 1, -1))
+        slope = windows.pixel_slope(twin, self.layer.name, self.geometry)
+        blocks = self.layer.matrix * slope.view(len(self.layer.matrix), 1, -1)
+        self.weight = torch.block_diag(*blocks)
+        self.basis = nullspace.null_space(blocks, rtol)
         if not self.basis.shape[1]:
             raise ValueError(f"the first layer, {self.layer}, has no null space: its rank is its number of columns")
+        self.complement = nullspace.null_space(self.basis.T)
         if self.geometry.overlapping:
             warnings.warn(
                 f"the windows of the first layer, {self.layer.name}, overlap (window {self.geometry.window}, stride "
-                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer", stacklevel=2)
+                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer", OverlapWarning,
+                stacklevel=2)
 
     def repeat(self, index):
         """Return basis vector `index` in every window: perturbation ``(C, H, W)``, float64, windows of unit norm."""
@@ -121,11 +131,28 @@ class NullSpaceSearch:
         image, target = self._check_valid(image), self._check("target", target).to(image)
         inside = windows.unfold(self.geometry, torch.ones_like(image))
         points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
-        rows = nullspace.null_space(self.basis.T).to(image)
+        rows = self.complement.to(image)
         found = nearest_in_box(*(value.flatten(0, 1) for value in (targets, points)), rows,
                                torch.zeros_like(inside).flatten(0, 1), inside.flatten(0, 1))
         seen = windows.fold(self.geometry, inside) > 0
         return torch.where(seen, windows.fold(self.geometry, found.view_as(points)), target.clamp(0, 1))
+
+    def seen(self, image):
+        """Return what the network sees of an image ``(C, H, W)``: without its part in the null space, in float64.
+
+        Each window w becomes w − V Vᵀ w with the basis V, the smallest window with the same features; of one that
+        reaches into the padding only what lies inside counts, and pixels that no window sees become 0. Colliding images
+        look the same, up to rounding. Not a valid image: it may leave [0, 1]. Where windows overlap these are the tiles
+        of :func:`~collide_utils.windows.tile`.
+        """
+        image = self._check("image", image)
+        cut, inside = (windows.unfold(self.geometry, value).flatten(0, 1) for value in (image, torch.ones_like(image)))
+        projected = torch.zeros_like(cut)
+        for mask in inside.bool().unique(dim=0):
+            here, rows = (inside.bool() == mask).all(1), self.complement.to(image)[mask]
+            back = rows.T if mask.all() else torch.linalg.pinv(rows)  # whole rows are orthonormal
+            projected[here[:, None] & mask] = (cut[here][:, mask] @ rows @ back).flatten()
+        return windows.fold(self.geometry, projected.view(*self.geometry.grid, -1))
 
     def _check(self, what, value):
         images.check(value, self.geometry.shape, what)
@@ -137,24 +164,3 @@ class NullSpaceSearch:
             found = f"[{float(image.min()):.3g}, {float(image.max()):.3g}]"
             raise ValueError(f"the image must lie in [0, 1], not in {found}")
         return image
-
-
-def _pixel_scale(model, layer, geometry):
-    """Slope of each matrix column's input in its pixel, measured by running `model` (float64) on three images."""
-    device = next(model.parameters()).device
-    draw = torch.rand(geometry.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    probes = torch.stack([torch.zeros_like(draw), torch.ones_like(draw), draw]).to(device)
-    with torch.no_grad(), hooks.record(model, [layer.name]) as recording:
-        model(probes)
-    seen = recording.inputs[layer.name][0].flatten(1)
-    if seen.shape == (3, draw.numel()):
-        zero, slope = seen[0], seen[1] - seen[0]
-        by_channel = slope.view(geometry.shape)
-        affine = torch.allclose(seen[2], zero + slope * probes[2].flatten(), rtol=1e-9, atol=1e-9)
-        if layer.kind == "Linear" and affine:
-            return slope
-        per_channel = by_channel[:, 0, 0]
-        if affine and torch.allclose(by_channel, per_channel[:, None, None], rtol=1e-9, atol=1e-9):
-            return per_channel.repeat_interleave(geometry.window[0] * geometry.window[1])
-    raise ValueError(f"what {type(model).__name__} does to an image of shape {geometry.shape} before its first layer, "
-                     f"{layer}, is not an affine map of each channel, so the layer's null space is not one of pixels")

@@ -9,43 +9,82 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from collide_utils import hooks
+
+_ROUNDING = 2**12  # machine epsilons, relative to the largest value
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of an image, rows or columns, and the windows along it; all in pixels."""
+
+    size: int
+    window: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @cached_property
+    def ranges(self):
+        """The pixels of each window, a list of ``range``; those below 0 or from `size` on lie in the padding."""
+        reach = self.dilation * (self.window - 1) + 1
+        return [range(first, first + reach, self.dilation)
+                for first in range(-self.padding, self.size + self.padding - reach + 1, self.stride)]
+
+    @property
+    def whole(self):
+        """Whether each window lies inside the image, a list of bool."""
+        return [pixels[0] >= 0 and pixels[-1] < self.size for pixels in self.ranges]
+
 
 @dataclass(frozen=True)
 class Geometry:
     """How a two-dimensional convolution, or a linear layer on a flattened image, looks at an image.
 
-    Attributes (pixels; pairs are rows, columns)
+    Attributes
     ----------
+    channels : of the image.
+    axes : the :class:`Axis` of its rows and that of its columns. A linear layer has one window, the whole image.
     shape : ``(C, H, W)`` of the image.
-    window, stride, padding, dilation : of the convolution. A linear layer has one window, the whole image.
+    window, stride, padding, dilation : of both axes, in pixels.
     """
 
-    shape: tuple[int, int, int]
-    window: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    channels: int
+    axes: tuple[Axis, Axis]
+
+    @property
+    def shape(self):
+        return (self.channels, *(axis.size for axis in self.axes))
+
+    @property
+    def window(self):
+        return tuple(axis.window for axis in self.axes)
+
+    @property
+    def stride(self):
+        return tuple(axis.stride for axis in self.axes)
+
+    @property
+    def padding(self):
+        return tuple(axis.padding for axis in self.axes)
+
+    @property
+    def dilation(self):
+        return tuple(axis.dilation for axis in self.axes)
 
     @cached_property
     def overlapping(self):
         """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
-        times = []
-        for size, count, w, s, p, d in zip(self.shape[1:], self._positions(), self.window, self.stride, self.padding,
-                                           self.dilation, strict=True):
-            seen = Counter(i * s - p + d * j for i in range(count) for j in range(w))
-            times.append(max((number for pixel, number in seen.items() if 0 <= pixel < size), default=0))
-        return times[0] * times[1] > 1
+        rows, columns = (Counter(pixel for pixels in axis.ranges for pixel in pixels if 0 <= pixel < axis.size)
+                         for axis in self.axes)
+        return max(rows.values(), default=0) * max(columns.values(), default=0) > 1
 
     @property
     def grid(self):
         """Rows and columns of :func:`tile`'s windows: the layer's own, or where those overlap, tiles side by side."""
         if self.overlapping:
-            return tuple(-(-n // w) for n, w in zip(self.shape[1:], self.window, strict=True))
-        return self._positions()
-
-    def _positions(self):
-        return tuple((n + 2 * p - d * (w - 1) - 1) // s + 1 for n, w, s, p, d in zip(
-            self.shape[1:], self.window, self.stride, self.padding, self.dilation, strict=True))
+            return tuple(-(-axis.size // axis.window) for axis in self.axes)
+        return tuple(len(axis.ranges) for axis in self.axes)
 
 
 def geometry(layer, shape):
@@ -57,7 +96,7 @@ def geometry(layer, shape):
     if isinstance(layer, nn.Linear):
         if layer.in_features != shape[0] * shape[1] * shape[2]:
             raise ValueError(f"a linear layer of {layer.in_features} inputs does not see images of {shape} whole")
-        return Geometry(shape, shape[1:], shape[1:], (0, 0), (1, 1))
+        return Geometry(shape[0], tuple(Axis(n, n, n, 0, 1) for n in shape[1:]))
     if not isinstance(layer, nn.Conv2d):
         raise ValueError(f"the first layer must be a Conv2d or a Linear on images, not a {type(layer).__name__}")
     if layer.in_channels != shape[0]:
@@ -67,10 +106,61 @@ def geometry(layer, shape):
         padding = {"valid": (0, 0)}.get(padding) or _same_padding(layer)
     if any(padding) and layer.padding_mode != "zeros":
         raise ValueError(f"padding_mode={layer.padding_mode!r} is not supported; only 'zeros' is")
-    found = Geometry(shape, layer.kernel_size, layer.stride, padding, layer.dilation)
-    if min(found._positions()) < 1:
+    axes = tuple(Axis(*axis) for axis in zip(shape[1:], layer.kernel_size, layer.stride, padding, layer.dilation,
+                                             strict=True))
+    if not all(axis.ranges for axis in axes):
         raise ValueError(f"no window of {layer.kernel_size} fits an image of shape {shape}")
-    return found
+    return Geometry(shape[0], axes)
+
+
+def pixel_slope(model, name, geometry):
+    """Return how much the input of the layer `name` grows with each pixel, one number per column of the layer's matrix.
+
+    That is how pixels reach the layer: its matrix times these numbers, column by column, acts on the pixels themselves.
+    A normalisation gives 1 over the standard deviation of the column's channel.
+
+    Parameters
+    ----------
+    model : network in eval mode, run up to the layer on four images of its own, in its own dtype.
+    geometry : the layer's :class:`Geometry`.
+
+    Returns a tensor ``(C·h·w,)``. ValueError unless the layer sees, for every image in [0, 1], an affine map of each
+    channel, the same for all its pixels (before a linear layer: an affine map of each pixel).
+    """
+    weight = next(model.parameters())
+    draws = torch.rand(2, *geometry.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probes = torch.cat([torch.zeros_like(draws[:1]), torch.ones_like(draws[:1]), draws]).to(weight)
+    seen = _layer_input(model, name, probes.clone())  # a copy, because some networks normalise their images in place
+    if seen.shape[0] == len(probes) and seen.numel() == probes.numel():
+        seen = seen.view_as(probes)
+        slope, rounding = seen[1] - seen[0], _ROUNDING * torch.finfo(seen.dtype).eps * float(seen.abs().max())
+        close = dict(rtol=0, atol=rounding)
+        affine = torch.allclose(seen, seen[0] + slope * probes, **close)
+        if affine and geometry.window == geometry.shape[1:] and not any(geometry.padding):
+            return slope.flatten()
+        if affine and torch.allclose(slope, slope[:, :1, :1], **close):
+            return slope[:, 0, 0].repeat_interleave(geometry.window[0] * geometry.window[1])
+    raise ValueError(f"what {type(model).__name__} does to an image of shape {geometry.shape} before layer {name!r} "
+                     "is not an affine map of each channel, so the layer's null space is not one of pixels")
+
+
+class _Reached(Exception):
+    pass
+
+
+def _layer_input(model, name, images):
+    def stop(*_):
+        raise _Reached
+
+    with torch.no_grad(), hooks.record(model, [name]) as recording:
+        handle = model.get_submodule(name).register_forward_pre_hook(stop)
+        try:
+            model(images)
+        except _Reached:
+            return recording.inputs[name][0]
+        finally:
+            handle.remove()
+    raise ValueError(f"{type(model).__name__} does not call its layer {name!r}")
 
 
 def tile(geometry, windows):
@@ -89,7 +179,8 @@ def tile(geometry, windows):
     if tuple(windows.shape) != expected:
         raise ValueError(f"windows must have shape {expected} (rows, columns, C·h·w), not {tuple(windows.shape)}")
     if not geometry.overlapping:
-        windows = windows * _inside(geometry).to(windows)[:, :, None]
+        rows, columns = (torch.tensor(axis.whole).to(windows) for axis in geometry.axes)
+        windows = windows * rows[:, None, None] * columns[:, None]
     return fold(geometry, windows)
 
 
@@ -112,15 +203,6 @@ def _places(geometry):
         return size, dict(kernel_size=geometry.window, stride=geometry.window)
     return list(geometry.shape[1:]), dict(kernel_size=geometry.window, stride=geometry.stride,
                                           padding=geometry.padding, dilation=geometry.dilation)
-
-
-def _inside(geometry):
-    masks = []
-    for n, w, s, p, d, count in zip(geometry.shape[1:], geometry.window, geometry.stride, geometry.padding,
-                                    geometry.dilation, geometry.grid, strict=True):
-        start = torch.arange(count) * s - p
-        masks.append((start >= 0) & (start + d * (w - 1) < n))
-    return masks[0][:, None] & masks[1][None, :]
 
 
 def _same_padding(layer):

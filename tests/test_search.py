@@ -6,12 +6,12 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_windows import layers
+from test_windows import dense, layers
 from torch import nn
 
 from collide_utils import images, models, nullspace, windows
 from collide_utils.comparison import compare
-from collide_utils.search import NullSpaceSearch
+from collide_utils.search import NullSpaceSearch, OverlapWarning
 
 BETAS = [8 * 2**k for k in range(11)]
 
@@ -36,7 +36,7 @@ def test_patchnet_collides_on_every_photograph_at_every_beta(name, patchnet, sea
 
 def test_stridenet_does_not_collide(search):
     model = models.load("stridenet", dtype=torch.float64)
-    with pytest.warns(UserWarning, match="overlap") as caught:
+    with pytest.warns(OverlapWarning, match="overlap") as caught:
         own = NullSpaceSearch(model)
         v = own.random(torch.Generator().manual_seed(1))
     assert len(caught) == 1
@@ -86,6 +86,43 @@ def test_mosaics_and_patterns_vanish_under_the_dense_stem(case, groups, seed):
     pattern = (2 * draw(*search.geometry.grid, 1) - 1) * search.basis[:, 0]
     for v in (search.random(generator), windows.tile(search.geometry, pattern)):
         assert (matrix @ v.flatten()).abs().max() <= 1e-12 * max(1, matrix.abs().max())
+
+
+@settings(deadline=None, max_examples=30)
+@given(layers(separate=True), st.integers(0, 2**31))
+def test_what_the_network_sees_is_the_smallest_image_with_the_same_features(case, seed):
+    layer, shape = case
+    search = NullSpaceSearch(nn.Sequential(layer), shape)
+    matrix = dense(layer, shape)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    smallest = torch.linalg.pinv(matrix) @ (matrix @ image.flatten())
+    torch.testing.assert_close(search.seen(image).flatten(), smallest, atol=1e-9, rtol=0)
+
+
+def test_colliding_images_look_the_same_to_the_network(search, cat):
+    seen = search.seen(cat)
+    torch.testing.assert_close(search.seen(search.collide(cat, search.random(), 8192)), seen, atol=1e-12, rtol=0)
+    torch.testing.assert_close(search.seen(seen), seen, atol=1e-13, rtol=0)
+
+
+def test_the_pixel_space_weight_acts_on_windows_of_pixels(patchnet, search, cat):
+    assert search.weight.shape == (64, 147) and search.complement.shape == (147, 64)
+    with torch.no_grad():
+        first, second = patchnet.conv1(patchnet.normalize(torch.stack([cat.double(), 1 - cat.double()])))
+    change = windows.unfold(search.geometry, 1 - 2 * cat.double()) @ search.weight.T
+    torch.testing.assert_close(change.permute(2, 0, 1), second - first, atol=1e-12, rtol=0)
+    both = torch.cat([search.basis, search.complement], dim=1)
+    torch.testing.assert_close(both @ both.T, torch.eye(147, dtype=torch.float64), atol=1e-13, rtol=0)
+
+
+def test_the_tolerance_decides_what_is_null():
+    layer = nn.Conv2d(1, 2, 2, stride=2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1e-3, 0, 0]]).view(2, 1, 2, 2))
+    for rtol, count in ((None, 2), (1e-2, 3)):
+        assert NullSpaceSearch(nn.Sequential(layer), (1, 4, 4), rtol=rtol).basis.shape == (4, count)
+    with pytest.raises(ValueError, match="rtol"):
+        NullSpaceSearch(nn.Sequential(layer), (1, 4, 4), rtol=1)
 
 
 def test_basis_is_orthonormal_in_pixel_space(search):

@@ -8,7 +8,7 @@ import torch
 
 from collide_utils import images, models
 from collide_utils.comparison import Reference
-from collide_utils.search import NullSpaceSearch
+from collide_utils.search import NullSpaceSearch, OverlapWarning
 from collide_utils.show import canvas, pictures
 
 REPEATED, MOSAIC = "one basis vector, repeated", "a random mosaic of basis vectors"
@@ -132,7 +132,7 @@ class _Scene:
             kind = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
             raise TypeError(f"the photograph {photograph!r} must be a tensor (C, H, W), not {kind}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that windows overlap is said in words
+            warnings.simplefilter("ignore", OverlapWarning)  # said in words
             self.search = NullSpaceSearch(model, tuple(image.shape))
         self.image = image.to(self.search.basis.device)
         self.reference, self.image_pixels = Reference(model, self.image), canvas.pixels(image)
