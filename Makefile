@@ -10,10 +10,10 @@ help:  ## Say what each command does
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[site,test]'
 	@touch $@
 
-course: .venv/installed  ## Run every notebook and write build/index.html
+course: .venv/installed  ## Run every notebook and write the site, build/index.html
 	@$(BIN)/python notebooks/build.py
 
 test: .venv/installed  ## Check style, pairing and mathematics, and that the notebooks print what they should
@@ -34,4 +34,4 @@ notebooks: .venv/installed  ## For authors: run the .py notebooks (one: ONLY=03)
 	@$(BIN)/python notebooks/build.py --rewrite $(ONLY)
 
 clean:  ## Remove what was built, the environment too
-	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build build.source build.new .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,5 +1,6 @@
 """The ledger of the supplement's claims, ``data/claims.toml``, and the check that keeps it true."""
 
+import csv
 import difflib
 import math
 import tomllib
@@ -8,7 +9,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LEDGER = _ROOT / "data" / "claims.toml"
+_MEASURED = _ROOT / "data" / "measured.csv"
 ANSWERS = ("holds", "fails", "not testable here")
+checked = {}  # what check was given in this process, by claim
 
 
 class ClaimError(Exception):
@@ -66,7 +69,24 @@ def check(claim, **measured):
         low, high = _interval(evidence[name])
         if not low <= value <= high:
             raise ClaimError(f"{claim}: {name} is {value}, not in [{low:g}, {high:g}] ({evidence[name]['what']})")
+    checked[claim] = {name: float(value) for name, value in measured.items()}
     return f"{claim}: {_WORDS[entries[claim]['as_stated']]}. {entries[claim]['repaired']}"
+
+
+def measured():
+    """Return what the notebooks measured when they were last saved: a dict from (claim, name of the number) to it."""
+    with open(_MEASURED, newline="", encoding="utf-8") as file:
+        return {(row["claim"], row["number"]): float(row["measured"]) for row in csv.DictReader(file)}
+
+
+def save_measured(numbers):
+    """Put `numbers`, as ``checked`` holds them, into ``data/measured.csv``: in the ledger's order, to six digits."""
+    known = measured() if _MEASURED.exists() else {}
+    known |= {(claim, name): value for claim, values in numbers.items() for name, value in values.items()}
+    rows = [(claim, name, f"{known[claim, name]:.6g}") for claim, entry in ledger().items()
+            for name in entry["evidence"] if (claim, name) in known]
+    with open(_MEASURED, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("claim", "number", "measured"), *rows])
 
 
 def summary():

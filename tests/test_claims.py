@@ -70,3 +70,17 @@ def test_every_entry_is_complete_and_its_bounds_give_its_answer(claim):
 @pytest.mark.parametrize("claim", [c for c, e in claims.ledger().items() if e["as_stated"] != "not testable here"])
 def test_every_claim_is_decided_in_a_section_of_its_notebook(claim):
     assert claims.section(claim)
+
+
+def test_what_was_measured_last_lies_inside_the_bounds():
+    found = claims.measured()
+    assert set(found) == {(c, n) for c, entry in claims.ledger().items() for n in entry["evidence"]}
+    for claim, entry in claims.ledger().items():
+        claims.check(claim, **{name: found[claim, name] for name in entry["evidence"]})
+
+
+def test_saved_numbers_replace_older_ones_and_keep_the_others(small_ledger, monkeypatch, tmp_path):
+    monkeypatch.setattr(claims, "_MEASURED", tmp_path / "measured.csv")
+    claims.save_measured({"sky": {"night": 0.03, "day": 0.95}})
+    claims.save_measured({"sky": {"day": 0.987}, "no longer in the ledger": {"x": 1.0}})
+    assert claims.measured() == {("sky", "day"): 0.987, ("sky", "night"): 0.03}

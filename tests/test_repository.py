@@ -21,10 +21,11 @@ CONDA_NAMES = {"matplotlib": "matplotlib-base", "playwright": "playwright-python
 
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]]
+    wanted = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]
+                                           + project["optional-dependencies"]["site"]]
     expected = {CONDA_NAMES.get(r.name, r.name) + str(r.specifier) for r in wanted}
     expected |= {"python" + project["requires-python"], "pip"}
-    listed = re.findall(r"^  - ([\w>=.-]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    listed = re.findall(r"^ +- ([a-z\w>=.-]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     assert set(listed) - {"conda-forge"} == expected
 
 

@@ -1,0 +1,100 @@
+"""Assemble the pages of the site from executed notebooks and ``docs/``, and let Sphinx write it to ``build/``."""
+
+import copy
+import io
+import re
+import shutil
+import sys
+from base64 import b64decode
+from pathlib import Path
+
+import beta_slider
+import nbformat
+from PIL import Image
+from sphinx.cmd.build import build_main
+
+from collide_utils import claims
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SLIDER_PAGE = "07_turn_up_beta"  # the page whose panel a reader without a kernel moves too
+MINUTES_A_WORD, MINUTES_A_LINE = 1 / 180, 1 / 15  # of prose; of code
+
+
+def title(notebook):
+    """Return the title of a notebook, its first heading."""
+    return next(line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("# "))[2:]
+
+
+def write(notebooks, build):
+    """Write the site of executed notebooks, a dict from stems to notebooks, to the folder `build`.
+
+    Pages are built beside `build` and moved there when they are whole. RuntimeError if Sphinx warns.
+    """
+    source, fresh = build.with_name("build.source"), build.with_name("build.new")
+    for folder in (source, fresh):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("__pycache__"))
+        (source / "thumbnails").mkdir()
+        shutil.copy(ROOT / "data" / "collision.png", source)
+        shutil.copy(ROOT / "data" / "models" / "README.md", source / "models.md")
+        slider = beta_slider.write(source)
+        for stem, notebook in notebooks.items():
+            _thumbnail(notebook, source / "thumbnails" / f"{stem}.png")
+            nbformat.write(_for_reading(notebook, slider if stem == SLIDER_PAGE else None), source / f"{stem}.ipynb")
+        contents = "\n".join(f"{stem[:2]} {title(page)} <{stem}>" for stem, page in notebooks.items())
+        index = (source / "index.md").read_text(encoding="utf-8")
+        for key, text in (("cards", _cards(notebooks)), ("contents", contents), ("summary", claims.summary())):
+            index = index.replace(f"{{{{{key}}}}}", text)
+        (source / "index.md").write_text(index, encoding="utf-8")
+        sys.path.insert(0, str(source))
+        if build_main(["-q", "-W", "--keep-going", "-b", "html", str(source), str(fresh)]):
+            raise RuntimeError("Sphinx found faults in the site; they are named above")
+        shutil.rmtree(fresh / ".doctrees", ignore_errors=True)
+        shutil.rmtree(build, ignore_errors=True)
+        fresh.rename(build)
+    finally:
+        for folder in (source, fresh):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _for_reading(notebook, panel):
+    """A copy with solutions and plotting code folded, with alternative texts, and with `panel` or words for widgets."""
+    page = copy.deepcopy(notebook)
+    for cell in (cell for cell in page.cells if cell.cell_type == "code"):
+        solution = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+        if solution or pictures:
+            cell.metadata.setdefault("tags", []).append("hide-cell" if solution else "hide-input")
+            words = "Solution" if solution else "Code of this picture"
+            cell.metadata["mystnb"] = {"code_prompt_show": words, "code_prompt_hide": words}
+        if pictures:
+            cell.metadata["mystnb"]["image"] = {"alt": pictures[0].metadata.get("image/png", {}).get("alt", "")}
+        for output in cell.outputs:
+            if WIDGET in output.get("data", {}):
+                output.data = {"text/html": panel} if panel else {
+                    "text/markdown": "*Run `make lab` and this notebook to move the controls of this panel.*"}
+    return page
+
+
+def _thumbnail(notebook, path):
+    pictures = (output.data["image/png"] for cell in notebook.cells for output in cell.get("outputs", [])
+                if "image/png" in output.get("data", {}))
+    with Image.open(io.BytesIO(b64decode(next(pictures)))) as picture:
+        picture.thumbnail((480, 480))
+        picture.convert("RGB").save(path, optimize=True)
+
+
+def _cards(notebooks):
+    cards = []
+    for stem, notebook in notebooks.items():
+        prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        lines = sum(len(cell.source.splitlines()) for cell in notebook.cells if cell.cell_type == "code")
+        words = sum(len(text.split()) for text in prose)
+        opening = " ".join(prose[0].split("\n\n")[1].split())
+        first = re.split(r"(?<=[.?!]) ", re.sub(r"[*`]", "", opening))[0]
+        cards += [f":::{{grid-item-card}} {stem[:2]} {title(notebook)}", f":link: {stem}", ":link-type: doc",
+                  f":img-top: thumbnails/{stem}.png", f":img-alt: First picture of the notebook {title(notebook)}", "",
+                  first, "", f"*About {round(words * MINUTES_A_WORD + lines * MINUTES_A_LINE)} minutes.*", ":::", ""]
+    return "\n".join(cards)
