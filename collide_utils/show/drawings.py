@@ -27,3 +27,22 @@ def squeeze(matrices, titles, alt):
         axis.axis("off")
         axis.set_title(title, fontsize=9)
     return to_image(figure, alt)
+
+
+def meeting_spaces(alt):
+    """Draw two planes through the origin, which meet in a line, and three, which meet in the origin alone."""
+    import numpy as np
+
+    normals = np.array([[0.0, 0.35, 1.0], [1.0, 0.3, 0.2], [-0.4, 1.0, 0.25]])
+    figure, axes = subplots(1, 2, (3.6, 3.2), projection="3d")
+    s, t = np.meshgrid([-1, 1], [-1, 1])
+    for axis, count, title in zip(axes[0], (2, 3), ("two planes: a line", "three planes: a point"), strict=True):
+        for normal, colour in zip(normals[:count], (_INK, _ACCENT, "0.5"), strict=False):
+            _, one, other = np.linalg.svd(normal[None])[2]
+            axis.plot_surface(*np.multiply.outer(one, s) + np.multiply.outer(other, t), color=colour, alpha=0.45)
+        line = np.cross(normals[0], normals[1])
+        ends = np.outer([-1.2, 1.2] if count == 2 else [0, 0], line / np.linalg.norm(line))
+        axis.plot(*ends.T, color="black", linewidth=3, marker="o", markersize=4 if count == 3 else 0)
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=9)
+    return to_image(figure, alt)

@@ -145,12 +145,12 @@ def map_grid(rows, labels, titles, alt):
     return to_image(figure, alt)
 
 
-def subplots(rows, columns, size):
-    """Return a matplotlib figure and its axes ``(rows, columns)``, each of `size` (width, height) in inches."""
+def subplots(rows, columns, size, **options):
+    """Return a matplotlib figure and its axes ``(rows, columns)`` of `size` inches; `options` are ``add_subplot``'s."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=options)
 
 
 def to_image(figure, alt):
