@@ -5,17 +5,24 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from tqdm import tqdm
 
-from collide_utils import _data, checkpoints, models, nullspace, weights
+from collide_utils import _data, checkpoints, models, nullspace, symbol, weights
 
+_GEOMETRY = ("in_channels", "groups", "kernel_size", "stride", "dilation", "transposed")
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 
 
 @dataclass(frozen=True)
 class LayerCount:
-    """A weight as :class:`~collide_utils.weights.LayerWeight` describes it, and the dimension of its null space."""
+    """A weight as :class:`~collide_utils.weights.LayerWeight` describes it, and the dimension of its null space.
+
+    The weight's null space, of dimension ``nullity``, is that of one window. The layer's own, on whole images, has
+    ``cell_nullity`` dimensions per cell of its stride (see :func:`~collide_utils.symbol.cell_nullity`), none at all for
+    many layers whose windows overlap. A layer that is no convolution is its matrix: there the two are the same.
+    """
 
     name: str
     kind: str
@@ -23,6 +30,7 @@ class LayerCount:
     rows: int
     columns: int
     nullity: int
+    cell_nullity: int
 
     @property
     def wide(self):
@@ -42,6 +50,7 @@ class NullityCount:
     mu : μ, the number of weights with more columns than rows (Lemma 4.9), which all have one.
     total_nullity : sum of the nullities. The blocks of a grouped convolution count together, as one weight.
     first_nullity : nullity of the first weight.
+    nu_layers : as ν, but counting layers that have a null space on images (``cell_nullity`` of :class:`LayerCount`).
     total_columns, first_columns : the numbers of columns that the two nullities are part of.
     skipped : names of parameters with two or more dimensions that were not counted: embeddings and unknown layers.
     error : why the network could not be counted, or None; the numbers are then None.
@@ -53,6 +62,7 @@ class NullityCount:
     mu: int | None = None
     total_nullity: int | None = None
     first_nullity: int | None = None
+    nu_layers: int | None = None
     total_columns: int | None = None
     first_columns: int | None = None
     skipped: tuple[str, ...] = ()
@@ -84,11 +94,15 @@ def per_layer(model, rtol=None, executor=None):
     rtol : relative tolerance of :func:`~collide_utils.nullspace.nullity`; nothing to shapes.
     executor : ``concurrent.futures.Executor`` or alike that shares the weights out; by default they are counted here.
     """
-    found = weights.layer_weights(_network(model))
-    tasks = (executor.map if executor else map)(partial(_nullity, rtol=rtol), [weight.matrix for weight in found])
+    network = _network(model)
+    found = weights.layer_weights(network)
+    layers = [network.get_submodule(weight.name) for weight in found]
+    geometries = [{key: getattr(layer, key) for key in _GEOMETRY} if hasattr(layer, "kernel_size") else None
+                  for layer in layers]
+    tasks = (executor.map if executor else map)(partial(_nullities, rtol=rtol), [w.matrix for w in found], geometries)
     bar = tqdm(tasks, total=len(found), desc="weights", leave=False, delay=10)
-    return [LayerCount(weight.name, weight.kind, *weight.matrix.shape, nullity)
-            for weight, nullity in zip(found, bar, strict=True)]
+    return [LayerCount(weight.name, weight.kind, *weight.matrix.shape, *nullities)
+            for weight, nullities in zip(found, bar, strict=True)]
 
 
 def count(model, rtol=None, executor=None):
@@ -98,7 +112,8 @@ def count(model, rtol=None, executor=None):
     return NullityCount(
         model if isinstance(model, str) else type(model).__name__, len(rows), sum(row.nullity > 0 for row in rows),
         sum(row.wide for row in rows), sum(row.nullity for row in rows), rows[0].nullity,
-        sum(row.groups * row.columns for row in rows), rows[0].groups * rows[0].columns,
+        sum(row.cell_nullity > 0 for row in rows), sum(row.groups * row.columns for row in rows),
+        rows[0].groups * rows[0].columns,
         tuple(weights.uncounted_parameters(network)))
 
 
@@ -142,11 +157,20 @@ def _network(model):
     return models.shapes_only(model) if isinstance(model, str) else model
 
 
-def _nullity(matrix, rtol):
-    if matrix.is_meta:
-        groups, rows, columns = matrix.shape
-        return groups * max(0, columns - rows)
-    return nullspace.nullity(matrix, rtol)
+def _nullities(matrix, geometry, rtol):
+    """Return the nullity of a matrix and, where it is that of a convolution, that of the layer per cell."""
+    groups, rows, columns = matrix.shape
+    nullity = groups * max(0, columns - rows) if matrix.is_meta else nullspace.nullity(matrix, rtol)
+    if geometry is None:
+        return nullity, nullity
+    conv = SimpleNamespace(**geometry)
+    weight = matrix.mT if conv.transposed else matrix
+    conv.weight = weight.reshape(groups * weight.shape[1], -1, *conv.kernel_size)
+    if symbol.residues(conv) < math.prod(conv.kernel_size) or matrix.is_meta:
+        return nullity, symbol.cell_nullity(conv, rtol)
+    # Every entry of the window has a pixel of the cell for itself, so the symbol has the rank of the matrix.
+    cell = conv.in_channels * (1 if conv.transposed else math.prod(conv.stride))
+    return nullity, cell - (groups * columns - nullity)
 
 
 def _count_file(path, rtol):

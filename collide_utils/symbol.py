@@ -21,7 +21,6 @@ from torch import nn
 
 from collide_utils import nullspace, windows
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MAX_STEPS = 300
 _SETTLED, _NEGLIGIBLE = 1e-3, 1e-12  # of a gain, and of the largest gain: a step that lowers gains by less is the last
 _SPARE = 4  # vectors beside the k that are asked for: they take the neighbours' part of the error
@@ -83,8 +82,7 @@ def cell_nullity(conv, rtol=None):
     So a generic ungrouped layer is injective exactly if r = s² and C_out ≥ C_in·s². `rtol` is that of
     :func:`~collide_utils.nullspace.matrix_rank`, for the block.
     """
-    transposed = isinstance(conv, _TRANSPOSED)
-    columns = conv.in_channels * (1 if transposed else math.prod(conv.stride))
+    columns = conv.in_channels * (1 if conv.transposed else math.prod(conv.stride))
     if conv.weight.is_meta:
         first, second = conv.weight.shape[0] // conv.groups, conv.weight.shape[1] * residues(conv)
         return columns - conv.groups * min(first, second)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models import get_model
 
-from collide_utils import counting, models, weights
+from collide_utils import counting, models, symbol, weights
 
 
 def published():
@@ -25,6 +25,35 @@ def test_shapes_give_the_tables_lower_bound(name, row):
     found = counting.count(name)
     assert (found.n, found.nu, found.mu, found.total_nullity, found.first_nullity) == row
     assert found.name == name and found.skipped == () and found.error is None
+
+
+@pytest.mark.parametrize(("name", "layers", "weights", "n"), [
+    ("resnet18", 6, 17, 21), ("resnet50", 22, 33, 54), ("vgg16_bn", 2, 14, 16)])
+def test_few_layers_have_the_null_space_of_their_weights_on_images(name, layers, weights, n):
+    found = counting.count(name)
+    assert (found.nu_layers, found.nu, found.n) == (layers, weights, n)
+    # By hand: a window of at least the stride touches all pixels of a cell, a shortcut of stride 2 one in four.
+    expected = 0
+    for layer in models.shapes_only(name).modules():
+        if isinstance(layer, nn.Conv2d):
+            seen = 1 if layer.kernel_size == (1, 1) else layer.stride[0] ** 2
+            expected += layer.out_channels < layer.in_channels * layer.stride[0] ** 2 or seen < layer.stride[0] ** 2
+        elif isinstance(layer, nn.Linear):
+            expected += layer.out_features < layer.in_features
+    assert expected == layers
+
+
+@pytest.mark.parametrize("model", [
+    nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 3, 1, stride=2)),
+    nn.Sequential(nn.ConvTranspose2d(6, 2, 2, stride=2), nn.ConvTranspose2d(2, 3, 1, stride=2), nn.Conv1d(4, 6, 2, 2)),
+    nn.Sequential(nn.Linear(5, 3), nn.MultiheadAttention(4, 2, kdim=7))])
+def test_the_column_of_layers_is_what_the_symbol_says(model):
+    for layer in model:
+        if hasattr(layer, "kernel_size"):
+            layer.weight.data[:1] = 0
+    for row in counting.per_layer(model):
+        layer = model.get_submodule(row.name)
+        assert row.cell_nullity == (symbol.cell_nullity(layer) if hasattr(layer, "kernel_size") else row.nullity)
 
 
 def test_vgg_has_the_same_shapes_without_batch_normalisation():
