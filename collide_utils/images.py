@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from collide_utils import _data
+
 # Part of each photograph that is shown: left, upper, right, lower as fractions of its width and height.
 _SAMPLES = {
     "chelsea": ("skimage", (0.288, 0.110, 0.854, 0.960)),
@@ -41,6 +43,11 @@ def load(name, size=224):
     left, upper, right, lower = box
     return _to_tensor(image.crop((round(left * image.width), round(upper * image.height),
                                   round(right * image.width), round(lower * image.height))), size)
+
+
+def streets(size):
+    """Return the street frames that the course ships, a dict from a name to a float32 tensor as :func:`from_file`'s."""
+    return {path.stem: from_file(path, size) for path in sorted((_data.FOLDER / "street").glob("*.jpg"))}
 
 
 def open_rgb(path):

@@ -178,7 +178,7 @@ def build(name):
     return model
 
 
-def train(name, data, val, work, recipe, batch=BATCH):
+def train(name, data, val, work, recipe):
     """Train a network from its last checkpoint in `work`, or from the start; returns its average (EMA) and the record.
 
     `data` and `val` are lists of pairs of files, as :func:`files` returns them.
@@ -204,14 +204,14 @@ def train(name, data, val, work, recipe, batch=BATCH):
             part.load_state_dict(state[key])
         record = state["record"]
         generator.set_state(state["generator"])
-    steps, epochs = len(frames) // batch, recipe["epochs"]
+    steps, epochs = len(frames) // BATCH, recipe["epochs"]
     bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name, mininterval=30)
     for epoch in bar:
         model.train()
         if name == "streetboxes":
             model.backbone.bn1.eval()
         losses = []
-        for step, rows in enumerate(torch.randperm(len(frames), generator=generator)[: steps * batch].split(batch)):
+        for step, rows in enumerate(torch.randperm(len(frames), generator=generator)[: steps * BATCH].split(BATCH)):
             done = (epoch + step / steps) / epochs
             rate = recipe["lr"] * min(done / WARMUP, 0.5 * (1 + math.cos(math.pi * done)))
             for group in optimiser.param_groups:
@@ -250,7 +250,7 @@ def score_rows(name, model, part, pairs):
                  for of, value in named]
         if what != "pixels":
             rows.append(dict(network=name, part=part, frames=len(pairs), measure=what, of="mean",
-                             value=float(np.mean(values))))
+                             value=float(np.nanmean(values))))
     return rows
 
 

@@ -20,6 +20,25 @@ def test_size_is_the_readers():
             images.load("coffee", size=size)
 
 
+def test_a_picture_need_not_be_square(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found = images.from_file(tmp_path / "wide.png", size=(6, 10))
+    np.testing.assert_array_equal((255 * found).round().byte().permute(1, 2, 0).numpy(), pixels)
+    found = images.from_file(tmp_path / "wide.png", size=(6, 4))
+    np.testing.assert_array_equal((255 * found).round().byte().permute(1, 2, 0).numpy(), pixels[:, 3:7])
+    for size in ((6, 0), (6, 4, 3), (6.0, 4), [6, 4]):
+        with pytest.raises(ValueError, match="rows, columns"):
+            images.from_file(tmp_path / "wide.png", size=size)
+
+
+def test_street_frames_come_at_the_size_that_is_asked_for():
+    frames = images.streets((90, 120))
+    assert len(frames) == 3
+    for frame in frames.values():
+        assert frame.shape == (3, 90, 120) and 0 <= frame.min() < 0.2 and 0.7 < frame.max() <= 1
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"'lenna'.*chelsea, coffee"):
         images.load("lenna")

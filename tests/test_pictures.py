@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from collide_utils.comparison import compare
-from collide_utils.show import charts, pictures
+from collide_utils.show import charts, drawings, pictures
 
 
 def figures():
@@ -16,6 +16,8 @@ def figures():
     same = compare(model, torch.ones(3, 4, 4), torch.ones(3, 4, 4))
     return [
         pictures.images([torch.rand(3, 8, 8)] * 5, list("abcde"), alt="five"),
+        pictures.images([torch.rand(3, 8, 12)] * 2, list("ab"), alt="five", legend=pictures.colours("abc")),
+        drawings.one_stem(["a word", "a map", "boxes"], alt="five"),
         charts.spectrum([3.0, 2.0], columns=4, alt="five"),
         charts.change_by_layer({"same": same}, alt="five"),
         charts.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
@@ -41,6 +43,34 @@ def test_a_table_can_be_sorted_and_quotes_what_it_is_given():
     page = pictures.table([("a <b>", 1234), ("c", 5)], ["name", "n"], caption="some & all").data
     assert "a &lt;b&gt;" in page and "1,234" in page and "some &amp; all" in page
     assert page.count("<button") == 2 and page.count("<tr>") == 3 and "ariaSort" in page
+
+
+def test_a_label_map_has_each_label_in_its_colour():
+    colours = pictures.colours(["road", "sky"])
+    labels = torch.tensor([[1, 0, 0], [0, 1, 0]])
+    picture = pictures.label_map(labels, colours)
+    assert picture.shape == (3, 2, 3) and len(set(colours.values())) == 2
+    for row in range(2):
+        for column in range(3):
+            expected = colours[("road", "sky")[labels[row, column]]]
+            assert picture[:, row, column].tolist() == pytest.approx(expected)
+
+
+def test_a_legend_leaves_the_pictures_as_they_are():
+    drawn = [torch.rand(3, 30, 40) for _ in range(2)]
+    plain, explained = (np.asarray(Image.open(io.BytesIO(pictures.images(drawn, list("ab"), "", legend=legend).data)))
+                        for legend in (None, pictures.colours(["road", "sky"])))
+    assert explained.shape[0] > plain.shape[0]
+    np.testing.assert_array_equal(explained[:plain.shape[0] - 2], plain[:-2])
+
+
+def test_boxes_are_drawn_where_they_are_and_only_those_that_are_sure():
+    image, colours = torch.zeros(3, 20, 30), {"car": (1.0, 0.0, 0.0), "person": (0.0, 1.0, 0.0)}
+    found = dict(boxes=torch.tensor([[4.0, 5, 14, 12], [20, 2, 26, 18]]), labels=torch.tensor([1, 0]),
+                 scores=torch.tensor([0.9, 0.3]))
+    drawn = pictures.with_boxes(image, found, ["car", "person"], colours)
+    assert drawn[1, 5, 4] == drawn[1, 12, 14] == 1 and drawn[1, 8, 9] == 0 and drawn[0].max() == 0
+    assert torch.equal(pictures.with_boxes(image, found, ["car", "person"], colours, at_least=0.95), image)
 
 
 def test_pictures_and_titles_must_match():

@@ -46,3 +46,35 @@ def meeting_spaces(alt):
         axis.set_axis_off()
         axis.set_title(title, fontsize=9)
     return to_image(figure, alt)
+
+
+def one_stem(heads, alt):
+    """Draw a network whose stem stops a null-space perturbation, with one of `heads` (words) for each task."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = subplots(1, 1, (8.6, 2.7))
+    axis = axes[0, 0]
+    axis.set(xlim=(0, 8.6), ylim=(-1.5, 1.3))
+    axis.axis("off")
+
+    def arrow(start, end, colour=_INK, width=1.5):
+        axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=colour, lw=width, shrinkA=0, shrinkB=0))
+
+    def block(left, middle, width, height, words):
+        axis.add_patch(Rectangle((left, middle - height / 2), width, height, facecolor="white", edgecolor=_INK, lw=1.5))
+        axis.text(left + width / 2, middle, words, ha="center", va="center", fontsize=9)
+
+    axis.text(0.75, 0.55, "photograph $x$", ha="center", va="center", fontsize=10)
+    axis.text(0.75, -0.55, "perturbation $\\delta$", ha="center", va="center", fontsize=10, color=_ACCENT)
+    arrow((1.45, 0.5), (2.3, 0.15))
+    arrow((1.45, -0.5), (2.3, -0.15), _ACCENT, 3)
+    block(2.3, 0, 1.1, 2.0, "stem\n$W$")
+    axis.text(2.85, -1.08, "$W\\delta = 0$", ha="center", va="top", fontsize=10, color=_ACCENT)
+    arrow((3.4, 0), (4.1, 0))
+    axis.text(3.75, 0.08, "$Wx$", ha="center", va="bottom", fontsize=10)
+    block(4.1, 0, 1.1, 1.2, "body")
+    for place, words in enumerate(heads):
+        height = 0.95 - 1.9 * place / max(1, len(heads) - 1)
+        arrow((5.2, 0), (6.0, height))
+        block(6.0, height, 2.5, 0.55, words)
+    return to_image(figure, alt)

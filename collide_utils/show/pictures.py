@@ -9,10 +9,15 @@ import io
 import itertools
 import math
 
+import torch
+
 _DPI = 110
+# In this order they suit streets: light sky, dark road, green trees, warm people and cars.
+_COLOURS = ("#a6d8f0", "#8c6d5a", "#e8e8e8", "#33334d", "#b5a6d0", "#2f6e2f", "#ffe14d", "#6b3d1e", "#e03127",
+            "#ff9d2e", "#111111")
 
 
-def images(pictures, titles, alt, columns=4, width=2.6):
+def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
     """Show tensors ``(3, H, W)`` side by side, as a screen would: clipped to [0, 1], each pixel a square of pixels.
 
     Parameters
@@ -21,6 +26,7 @@ def images(pictures, titles, alt, columns=4, width=2.6):
     alt : what the figure shows, in words.
     width : of each column, in inches. A picture that is smaller is enlarged by a whole number: by any other, fine
         patterns would beat against the pixels of the figure.
+    legend : dict from words to the colours that they explain, drawn below.
     """
     if len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)} titles")
@@ -34,6 +40,8 @@ def images(pictures, titles, alt, columns=4, width=2.6):
     heads = [8 + 16 * max(1 + titles[place].count("\n") for place in row) for row in rows]
     bottoms = list(itertools.accumulate(head + max(drawn[place][1] for place in row) + gap
                                         for row, head in zip(rows, heads, strict=True)))
+    if legend:
+        bottoms[-1] += 26
     figure = Figure(figsize=(columns * across / _DPI, bottoms[-1] / _DPI))
     for row, bottom in zip(rows, bottoms, strict=True):
         for column, place in enumerate(row):
@@ -44,7 +52,43 @@ def images(pictures, titles, alt, columns=4, width=2.6):
             axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
             axis.set_title(titles[place], fontsize=9)
             axis.set_axis_off()
+    if legend:
+        from matplotlib.patches import Patch
+
+        patches = [Patch(facecolor=colour, edgecolor="black", label=word) for word, colour in legend.items()]
+        figure.legend(handles=patches, loc="lower center", ncols=len(legend), fontsize=8, frameon=False, borderpad=0,
+                      handlelength=1, handletextpad=0.4, columnspacing=1)
     return to_image(figure, alt)
+
+
+def colours(words):
+    """Return a dict from each word to a colour (red, green, blue) in [0, 1]; neighbours differ in lightness."""
+    from matplotlib.colors import to_rgb
+
+    return dict(zip(words, map(to_rgb, itertools.cycle(_COLOURS)), strict=False))
+
+
+def label_map(labels, colours):
+    """Return a map of labels ``(H, W)``, places in `colours`, as a picture ``(3, H, W)``."""
+    return labels.new_tensor(list(colours.values()), dtype=torch.float32)[labels].permute(2, 0, 1)
+
+
+def with_boxes(image, found, words, colours, at_least=0.4):
+    """Return `image` with the boxes of a detection on it, those with a score of `at_least`.
+
+    Parameters
+    ----------
+    found : a dict with ``boxes``, ``labels`` (places in `words`) and ``scores``, as torchvision's detectors return it.
+    colours : dict from words to colours.
+    """
+    from torchvision.utils import draw_bounding_boxes
+
+    sure = found["scores"] >= at_least
+    if not sure.any():
+        return image
+    drawn = [tuple(round(255 * part) for part in colours[words[label]]) for label in found["labels"][sure]]
+    picture = (255 * image.clamp(0, 1)).round().byte()
+    return draw_bounding_boxes(picture, found["boxes"][sure], colors=drawn, width=2) / 255
 
 
 def perturbation(delta):
