@@ -51,11 +51,7 @@ sample = randmat.sample_smallest_eigenvalues
 
 # %%
 rng = np.random.default_rng(8)
-layers = [rng.standard_normal((p, 2)) for p in (1, 2, 8)]
-drawings.squeeze(
-    layers, ["1 output", "2 outputs", "8 outputs"],
-    alt="A circle, the unit inputs, and its images under three random layers with two inputs. One output: the circle "
-        "falls flat. Two outputs: an ellipse. Eight outputs: a larger ellipse whose short half-axis is longer than 1.")
+drawings.squeeze([rng.standard_normal((outputs, 2)) for outputs in (1, 2, 8)])
 
 # %% [markdown]
 # One output cannot hold two inputs, so the circle falls flat. Two outputs hold it, but they may squeeze it. Eight outputs

@@ -9,14 +9,15 @@ import jupytext
 import numpy as np
 import pytest
 
-from collide_utils import randmat
+from collide_utils import models, randmat, weights
 from collide_utils.show import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01",)]
+LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01", "02")]
 # The right answer and two wrong ones to each exercise of a lesson, in order.
 ANSWERS = {
     "01": [(6.4, 0.064, 93.6), (961, 960, 900), (0.5, 0.25, 0)],
+    "02": [(84_992, 83, 83 * 224 * 224), (False, True)],
 }
 
 
@@ -71,3 +72,15 @@ def test_the_watershed_is_at_root_n(seed):
     rng = np.random.default_rng(seed)
     below, on = (np.median(randmat.sample_smallest_eigenvalues(10_000, 10_000 + more, 12, rng)) for more in (10, 100))
     assert below < 0.01 and 0.2 < on < 0.35
+
+
+def test_of_torchvisions_networks_without_overlap_only_two_have_a_first_null_space():
+    separate, blind = [], []
+    for name in models.builders():
+        network = models.shapes_only(name)
+        first = weights.first_weight(network)
+        layer = network.get_submodule(first.name)
+        if all(step >= size for step, size in zip(layer.stride, layer.kernel_size, strict=True)):
+            separate.append(name)
+            blind += [name] * (first.matrix.shape[1] < first.matrix.shape[2])
+    assert len(separate) == 18 and blind == ["vit_b_32", "vit_l_32"]

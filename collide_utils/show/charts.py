@@ -62,6 +62,21 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
     return to_image(figure, alt)
 
 
+def lines_apart(x, panels, xlabel, ylabel, alt):
+    """Draw lists of values against `x`, ``{title: {name: values}}``: a panel a title, on equal logarithmic axes."""
+    figure, axes = subplots(1, len(panels), (2.7, 3.4))
+    for axis, (title, series) in zip(axes[0], panels.items(), strict=True):
+        axis.sharey(axes[0, 0])
+        axis.label_outer()
+        for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+            axis.loglog(x, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name)
+        axis.set_title(title, fontsize=10)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(series))
+    return to_image(figure, alt)
+
+
 def against_band(series, band, title, xlabel, ylabel, alt):
     """Draw named lists of values by their number, from 1, over a grey band: `band` is ``(name, lower, upper)``."""
     figure, axes = subplots(1, 1, (8, 4.2))

@@ -7,7 +7,7 @@ from collide_utils.show.pictures import subplots, to_image
 _INK, _ACCENT, _PALE = "#00224e", "#b8860b", "0.82"  # dark and middle of cividis' range, in grey too
 
 
-def squeeze(matrices, titles, alt):
+def squeeze(matrices):
     """Draw the circle of unit inputs and what each of `matrices` (numpy, ``(outputs, 2)``) makes of it.
 
     An image lies in a plane of the outputs, and is drawn there along its two half-axes, the shorter one upright: an
@@ -19,14 +19,88 @@ def squeeze(matrices, titles, alt):
     angle = np.linspace(0, 2 * math.pi, 200)
     circle = np.array([np.cos(angle), np.sin(angle)])
     singular = [np.append(np.linalg.svd(matrix, compute_uv=False), 0)[:2] for matrix in matrices]
+    titles = ["unit inputs", *(f"{len(matrix)} output{'s' * (len(matrix) > 1)}" for matrix in matrices)]
     reach = 1.05 * max(1, *(values[0] for values in singular))
-    for axis, (long, short), title in zip(axes[0], [(1, 1), *singular], ["unit inputs", *titles], strict=True):
+    for axis, (long, short), title in zip(axes[0], [(1, 1), *singular], titles, strict=True):
         axis.plot(long * circle[0], short * circle[1], color=_INK)
         axis.plot([0, 0], [0, short], color=_ACCENT, linewidth=3, marker="o", markersize=5)
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axis.axis("off")
         axis.set_title(title, fontsize=9)
-    return to_image(figure, alt)
+    half = ", ".join(f"{title} {short:.1f}" for title, (_, short) in zip(titles[1:], singular, strict=True))
+    return to_image(figure, f"A circle, the unit inputs, and the ellipses that random layers make of it, each with its "
+                            f"shorter half-axis: {half}. An ellipse whose shorter half-axis is 0 is flat.")
+
+
+def window_times_weight(image, geometry, place, weight):
+    """Draw how a window of `image` ``(3, H, W)`` becomes a column of numbers, and meets the rows of `weight`.
+
+    `place` is the window's row and column in ``geometry.grid``, whose windows must not overlap.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    from collide_utils.windows import unfold
+
+    window = unfold(geometry, image.to(weight))[place]
+    (high, wide), rows = geometry.window, len(weight)
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    photo, patch, strip, heat, response = (
+        figure.add_subplot(part) for part in _parts(figure, (2.1, 5, 0.6), (1, 2.6)))
+    photo.imshow(image.permute(1, 2, 0).clamp(0, 1))
+    corner = [at * step for at, step in zip(place, geometry.stride, strict=True)]
+    photo.add_patch(Rectangle((corner[1] - 0.5, corner[0] - 0.5), wide, high, fill=False, color="white", linewidth=2))
+    photo.set_title(f"one window, {high}×{wide} pixels", fontsize=9)
+    patch.imshow(window.view(-1, high, wide).permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
+    patch.set_title("the window, enlarged", fontsize=9)
+    strip.imshow(window[None], aspect="auto", cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    strip.set_title(f"the same as {len(window)} numbers: channel by channel, row by row", fontsize=9)
+    limit = float(weight.abs().flatten().quantile(0.99))
+    heat.imshow(weight, aspect="auto", cmap="cividis", vmin=-limit, vmax=limit, interpolation="nearest")
+    heat.set_title(f"W: {rows} filters, a row each, meet these numbers", fontsize=9)
+    response.imshow((weight @ window)[:, None], aspect="auto", cmap="cividis", interpolation="nearest")
+    response.set_title(f"{rows}\nresponses", fontsize=9)
+    for axis in (photo, patch, strip, heat, response):
+        axis.set(xticks=[], yticks=[])
+    return to_image(
+        figure, "A photograph with a small square on it; the square enlarged; its pixels as a strip of grey values; "
+                f"below it, in the same {len(window)} columns, the weight as a coloured matrix of {rows} rows; at its "
+                "right a column with one response a row.")
+
+
+def _parts(figure, widths, heights):
+    grid = figure.add_gridspec(2, 3, width_ratios=widths, height_ratios=heights)
+    return grid[1, 0], grid[0, 0], grid[0, 1], grid[1, 1], grid[1, 2]
+
+
+def windows_over_tiles(tiles, window, strides):
+    """Draw for each of `strides` where the windows of one row lie on `tiles` ``(3, window, n·window)``, side by side.
+
+    A window that meets one tile whole is filled, the others are hatched.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    wide = tiles.shape[2]
+    lanes = [-(-window // stride) for stride in strides]  # as many windows overlap
+    heights = [window + 1.2 * number + 1 for number in lanes]
+    figure = Figure(figsize=(9, 9 * sum(heights) / wide + 0.6), layout="constrained")
+    axes = figure.subplots(len(strides), 1, gridspec_kw=dict(height_ratios=heights))
+    for axis, stride, number in zip(axes, strides, lanes, strict=True):
+        axis.imshow(tiles.permute(1, 2, 0).clamp(0, 1), interpolation="nearest", extent=(0, wide, window, 0))
+        axis.vlines(range(0, wide + 1, window), 0, window, color="white", linewidth=3)
+        for place, start in enumerate(range(0, wide - window + 1, stride)):
+            whole = start % window == 0
+            axis.add_patch(Rectangle(
+                (start + 0.1, -1.2 - 1.2 * (place % number)), window - 0.2, 0.9, edgecolor=_INK,
+                facecolor=_INK if whole else "white", hatch=None if whole else "////"))
+        axis.set(xlim=(-0.2, wide + 0.2), ylim=(window, -1.2 * number - 0.4))
+        meets = "each window meets one whole tile" if number == 1 else "hatched windows cut across two tiles"
+        axis.set_title(f"stride {stride}: {meets}", fontsize=10)
+        axis.axis("off")
+    return to_image(figure, f"Equal tiles in a row, once for each of the strides {', '.join(map(str, strides))}. "
+                            "Above them, as bars, the windows of that stride: filled where a window meets one whole "
+                            "tile, hatched where it cuts across two.")
 
 
 def meeting_spaces(alt):
