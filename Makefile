@@ -34,4 +34,4 @@ notebooks: .venv/installed  ## For authors: run the .py notebooks (one: ONLY=03)
 	@$(BIN)/python notebooks/build.py --rewrite $(ONLY)
 
 clean:  ## Remove what was built, the environment too
-	rm -rf build build.source build.new .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build .site-* .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import sys
+import tempfile
 from base64 import b64decode
 from pathlib import Path
 
@@ -29,34 +30,33 @@ def title(notebook):
 def write(notebooks, build):
     """Write the site of executed notebooks, a dict from stems to notebooks, to the folder `build`.
 
-    Pages are built beside `build` and moved there when they are whole. RuntimeError if Sphinx warns.
+    Pages are built in a folder beside `build` and moved there when they are whole. RuntimeError if Sphinx warns.
     """
-    source, fresh = build.with_name("build.source"), build.with_name("build.new")
-    for folder in (source, fresh):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("__pycache__"))
-        (source / "thumbnails").mkdir()
-        shutil.copy(ROOT / "data" / "collision.png", source)
-        shutil.copy(ROOT / "data" / "models" / "README.md", source / "models.md")
-        slider = beta_slider.write(source)
-        for stem, notebook in notebooks.items():
-            _thumbnail(notebook, source / "thumbnails" / f"{stem}.png")
-            nbformat.write(_for_reading(notebook, slider if stem == SLIDER_PAGE else None), source / f"{stem}.ipynb")
-        contents = "\n".join(f"{stem[:2]} {title(page)} <{stem}>" for stem, page in notebooks.items())
-        index = (source / "index.md").read_text(encoding="utf-8")
-        for key, text in (("cards", _cards(notebooks)), ("contents", contents), ("summary", claims.summary())):
-            index = index.replace(f"{{{{{key}}}}}", text)
-        (source / "index.md").write_text(index, encoding="utf-8")
-        sys.path.insert(0, str(source))
-        if build_main(["-q", "-W", "--keep-going", "-b", "html", str(source), str(fresh)]):
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=build.parent) as folder:
+        source, pages = Path(folder, "source"), Path(folder, "pages")
+        _assemble(notebooks, source)
+        sys.path.insert(0, str(source))  # for the module that conf.py names
+        if build_main(["-q", "-W", "--keep-going", "-b", "html", str(source), str(pages)]):
             raise RuntimeError("Sphinx found faults in the site; they are named above")
-        shutil.rmtree(fresh / ".doctrees", ignore_errors=True)
+        shutil.rmtree(pages / ".doctrees")
         shutil.rmtree(build, ignore_errors=True)
-        fresh.rename(build)
-    finally:
-        for folder in (source, fresh):
-            shutil.rmtree(folder, ignore_errors=True)
+        pages.rename(build)
+
+
+def _assemble(notebooks, source):
+    shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("__pycache__"))
+    (source / "thumbnails").mkdir()
+    shutil.copy(ROOT / "data" / "collision.png", source)
+    shutil.copy(ROOT / "data" / "models" / "README.md", source / "models.md")
+    slider = beta_slider.write(source)
+    for stem, notebook in notebooks.items():
+        _thumbnail(notebook, source / "thumbnails" / f"{stem}.png")
+        nbformat.write(_for_reading(notebook, slider if stem == SLIDER_PAGE else None), source / f"{stem}.ipynb")
+    contents = "\n".join(f"{stem[:2]} {title(page)} <{stem}>" for stem, page in notebooks.items())
+    index = (source / "index.md").read_text(encoding="utf-8")
+    for key, text in (("cards", _cards(notebooks)), ("contents", contents), ("summary", claims.summary())):
+        index = index.replace(f"{{{{{key}}}}}", text)
+    (source / "index.md").write_text(index, encoding="utf-8")
 
 
 def _for_reading(notebook, panel):
