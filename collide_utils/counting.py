@@ -176,5 +176,5 @@ def _nullities(matrix, geometry, rtol):
 def _count_file(path, rtol):
     try:
         return replace(count(checkpoints.load_checkpoint(path), rtol), name=path.name)
-    except (ValueError, OSError, RuntimeError) as error:
-        return NullityCount(path.name, error=str(error))
+    except Exception as error:  # whatever is wrong with one file, the others count
+        return NullityCount(path.name, error=str(error) or type(error).__name__)

@@ -4,15 +4,15 @@
 import difflib
 import inspect
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from collide_utils import _data, streets
+from collide_utils import _data, _tensors, streets
 
 INPUT_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,10 +23,10 @@ _SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2", "streetnet", "
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, channel by channel: ``(N, C, H, W)`` in and out."""
 
-    def __init__(self, mean, std):
+    def __init__(self, mean, std, dtype=None):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=dtype).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=dtype).view(-1, 1, 1))
 
     def forward(self, x):
         return (x - self.mean) / self.std
@@ -72,7 +72,14 @@ class SmallResNet(nn.Module):
 
 def names():
     """Return the names that :func:`load` knows: the shipped networks, then torchvision's image classifiers."""
-    return [*_SHIPPED, *_classifiers()]
+    return [*_SHIPPED, *classifiers()]
+
+
+def classifiers():
+    """Return the names of torchvision's image classifiers, which are builders."""
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
 
 
 def builders():
@@ -84,9 +91,13 @@ def builders():
 
 def is_cached(name):
     """Return whether torch's cache holds the pretrained weights of a torchvision builder: nothing is fetched."""
+    return _cached(name).exists()
+
+
+def _cached(name):
     from torchvision.models import get_model_weights
 
-    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(get_model_weights(name).DEFAULT.url).name).exists()
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(get_model_weights(name).DEFAULT.url).name
 
 
 def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
@@ -99,7 +110,8 @@ def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
     Parameters
     ----------
     name : one of :func:`names`. A torchvision builder stands behind a :class:`Normalize`, as ``network``.
-    weights : for torchvision builders, ``"DEFAULT"`` (pretrained, from torch's cache or the network) or None (random).
+    weights : for torchvision builders, ``"DEFAULT"`` (pretrained, from torch's cache or the network) or None (random,
+        drawn from torch's generator).
 
     ValueError for an unknown name or a damaged file, RuntimeError where pretrained weights cannot be had. Files are
     only ever read as tensors: none can run code.
@@ -109,10 +121,12 @@ def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
     if name in _SHIPPED:
         if weights is None:
             raise ValueError(f"{name} is shipped with its weights; only torchvision builders come with weights=None")
-        model = _read(_data.FOLDER / "models" / f"{name}.safetensors")
+        path = _data.FOLDER / "models" / f"{name}.safetensors"
+        model = rebuild(path, *_tensors.read(path))
     else:
-        if name not in _classifiers():
-            _unknown(name, names(), f"shipped are {', '.join(_SHIPPED)}; torchvision's classifiers go by their names")
+        if name not in classifiers():
+            raise unknown(name, names(),
+                          f"shipped are {', '.join(_SHIPPED)}; torchvision's classifiers go by their names")
         model = _torchvision(name, weights)
     return model.to(device, dtype).eval()
 
@@ -128,7 +142,7 @@ def training_record(name):
     record = [row for row in rows if row["network"] == name]
     if not record:
         known = list(dict.fromkeys(row["network"] for row in rows))
-        _unknown(name, known, f"there are records of {', '.join(known)}")
+        raise unknown(name, known, f"there are records of {', '.join(known)}")
     return record
 
 
@@ -139,27 +153,63 @@ def save(model, path):
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path, metadata)
 
 
-def _read(path):
-    """Return the network in a file that :func:`save` wrote; ValueError if it is not such a file, whole."""
+def rebuild(path, state, metadata):
+    """Return the network of a file that :func:`save` wrote, from its tensors and metadata, in the dtype that they have.
+
+    ValueError if they are not those of one of our networks, whole; `path` is what the message calls it.
+    """
     try:
-        state, metadata = _read_safetensors(path)
-        if "architecture" in metadata:
-            model = streets.build(metadata["architecture"], MEAN, STD)
-        else:
-            model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
-        model.load_state_dict(state)
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        with _OnMeta():
+            if "architecture" in metadata:
+                model = streets.build(metadata["architecture"], MEAN, STD)
+            else:
+                model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
+        model.load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole file of one of our networks ({error})") from error
-    return model
+    return model.eval()
 
 
-def shapes_only(name):
-    """Return a torchvision network, one of :func:`builders`, with its weights on the meta device: shapes, no memory."""
+def shapes_only(name, **options):
+    """Return a torchvision network, one of :func:`builders`, with its weights on the meta device: shapes, no memory.
+
+    `options` are the builder's own, ``num_classes`` for example.
+    """
+    from torchvision.models import get_model, get_model_builder
+
     if name not in builders():
-        _unknown(name, builders(), "torchvision's networks go by their builders' names; quantised ones have no weights")
-    return _shapes_only(name)
+        raise unknown(name, builders(),
+                      "torchvision's networks go by their builders' names; quantised ones have no weights")
+    if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False  # they warn unless told
+    with _OnMeta():
+        return get_model(name, weights=None, **options)
+
+
+def unknown(name, known, what):
+    """Return the ValueError for a network's name that is none of `known`: the nearest of them, then `what` is valid."""
+    near = difflib.get_close_matches(str(name), known, n=5)
+    return ValueError(f"no network called {name!r}; " + (f"near matches: {', '.join(near)}; " if near else "") + what)
+
+
+def behind_normalization(name, network, normalization=None):
+    """Return `network`, built by the torchvision builder `name`, behind a :class:`Normalize` in float64.
+
+    `normalization` is ``(mean, std)``, by default that of the builder's pretrained weights. Class names and input size
+    are theirs, too.
+    """
+    from torchvision.models import get_model_weights
+
+    pretrained = get_model_weights(name).DEFAULT
+    preset = pretrained.transforms()
+    model = nn.Sequential()
+    model.add_module("normalize", Normalize(*(normalization or (preset.mean, preset.std)), dtype=torch.float64))
+    model.add_module("network", network)
+    model.categories = pretrained.meta["categories"]
+    model.input_size = preset.crop_size[0]
+    return model
 
 
 class _OnMeta(TorchFunctionMode):
@@ -174,58 +224,37 @@ class _OnMeta(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _shapes_only(name, **options):
-    from torchvision.models import get_model, get_model_builder
-
-    if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
-        options["weights_backbone"] = None
-    if name in ("googlenet", "inception_v3"):
-        options["init_weights"] = False  # they warn unless told
-    with _OnMeta():
-        return get_model(name, weights=None, **options)
-
-
-def _read_safetensors(path):
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
-
-
-def _unknown(name, known, what):
-    near = difflib.get_close_matches(str(name), known, n=5)
-    raise ValueError(f"no network called {name!r}; " + (f"near matches: {', '.join(near)}; " if near else "") + what)
-
-
-def _classifiers():
-    import torchvision
-
-    return torchvision.models.list_models(module=torchvision.models)
+@contextmanager
+def _undisturbed():
+    """Builders draw random numbers and follow the default dtype: neither shall matter to a pretrained network."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _torchvision(name, weights):
     from torchvision.models import get_model, get_model_weights
 
+    if weights is None:
+        return behind_normalization(name, get_model(name, weights=None))
     pretrained = get_model_weights(name).DEFAULT
-    if weights is not None:
+    if not is_cached(name):
         try:
-            # Loading here as tensors only vets the cached file before the builder reads it again.
             torch.hub.load_state_dict_from_url(pretrained.url, map_location="cpu", progress=False, check_hash=True,
                                                weights_only=True)
         except Exception as error:
             raise RuntimeError(
                 f"the pretrained weights of {name} are neither in torch's cache nor to be had ({error}): put "
                 f"{pretrained.url} into {torch.hub.get_dir()}/checkpoints, or ask for weights=None") from error
-    network = get_model(name, weights=pretrained if weights is not None else None, progress=False)
-    return _behind_normalization(name, network)
-
-
-def _behind_normalization(name, network, normalization=None):
-    from torchvision.models import get_model_weights
-
-    pretrained = get_model_weights(name).DEFAULT
-    preset = pretrained.transforms()
-    model = nn.Sequential()
-    model.add_module("normalize", Normalize(*(normalization or (preset.mean, preset.std))))
-    model.add_module("network", network)
-    model.categories = pretrained.meta["categories"]
-    model.input_size = preset.crop_size[0]
-    return model
+    try:
+        _tensors.read(_cached(name))  # as tensors only: this vets the file before the builder reads it again
+        with _undisturbed():
+            network = get_model(name, weights=pretrained, progress=False)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"the pretrained weights of {name} in torch's cache are damaged: delete the file, and it will "
+                         f"be fetched again ({error})") from error
+    return behind_normalization(name, network)

@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 
@@ -204,8 +205,20 @@ def test_a_folder_is_counted_to_its_end(tmp_path, patchnet):
     (tmp_path / "resnet18_l2_eps1.ckpt").write_bytes(b"half a file")
     torch.save({"weight": torch.ones(2, 2)}, tmp_path / "mystery.pt")
     (tmp_path / "notes.txt").write_text("not a checkpoint")
+    (tmp_path / "folder.pt").mkdir()
+    torch.save({0: torch.ones(2, 2)}, tmp_path / "resnet18-numbered.pt")
+    torch.save({"module.normalizer.new_mean": torch.ones(3), "module.model.fc.weight": torch.ones(2, 2)},
+               tmp_path / "resnet18-robust.pt")
+    save_file({"a": torch.ones(1)}, tmp_path / "resnet18-ours.safetensors", {"stem": "patch", "categories": "null"})
+    half = get_model("squeezenet1_1", weights=None).bfloat16()
+    torch.save({"net": half.state_dict()}, tmp_path / "squeezenet1_1.tar")
     rows = {row.name: row for row in counting.count_folder(tmp_path)}
-    assert list(rows) == ["mystery.pt", "ours.safetensors", "resnet18_l2_eps1.ckpt", "squeezenet1_1-mine.pth"]
+    assert list(rows) == ["folder.pt", "mystery.pt", "ours.safetensors", "resnet18-numbered.pt",
+                          "resnet18-ours.safetensors", "resnet18-robust.pt", "resnet18_l2_eps1.ckpt",
+                          "squeezenet1_1-mine.pth", "squeezenet1_1.tar"]
+    assert [name for name, row in rows.items() if row.error is None] == [
+        "ours.safetensors", "squeezenet1_1-mine.pth", "squeezenet1_1.tar"]
+    assert rows["squeezenet1_1.tar"].total_nullity == counting.count("squeezenet1_1").total_nullity
     assert "no network called 'mystery.pt'" in rows["mystery.pt"].error and rows["mystery.pt"].n is None
     assert "not a whole checkpoint" in rows["resnet18_l2_eps1.ckpt"].error
     assert rows["ours.safetensors"].total_nullity == counting.count(models.load("patchnet")).total_nullity

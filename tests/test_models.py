@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import re
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,11 @@ def test_without_a_network_the_error_says_how_to_get_the_weights(tmp_path, monke
         models.load("resnet18")
 
 
+def whole_message(error):
+    """What a reader sees in the traceback: the message, and those of the errors that it names as its causes."""
+    return "".join(traceback.format_exception_only(error)) + (whole_message(error.__cause__) if error.__cause__ else "")
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path
@@ -164,15 +171,31 @@ def test_a_cached_file_that_carries_code_is_refused_and_does_not_run(tmp_path, m
     cache = tmp_path / "checkpoints" / ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
     cache.parent.mkdir()
     torch.save({"conv1.weight": Hostile(str(tmp_path / "ran"))}, cache)
-    with pytest.raises(RuntimeError, match="resnet18"):
+    with pytest.raises(ValueError, match="resnet18.*damaged: delete .*refused, because loading it would run code"):
         models.load("resnet18")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", "another network"])
+def test_a_damaged_file_in_the_cache_is_called_damaged(tmp_path, monkeypatch, content):
+    from torchvision.models import ResNet18_Weights
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    cache = tmp_path / "checkpoints" / ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    cache.parent.mkdir()
+    if isinstance(content, bytes):
+        cache.write_bytes(content)
+    else:
+        torch.save({"weight": torch.ones(2)}, cache)
+    with pytest.raises(ValueError, match="resnet18 in torch's cache .* damaged: delete") as caught:
+        models.load("resnet18")
+    assert "weights_only" not in whole_message(caught.value)
 
 
 def test_saved_networks_come_back(tmp_path):
     model = models.SmallResNet("stride", ["a", "b"]).eval()
     models.save(model, tmp_path / "small.safetensors")
-    again = models._read(tmp_path / "small.safetensors").eval()
+    again = checkpoints.load_checkpoint(tmp_path / "small.safetensors")
     image = torch.rand(1, 3, 64, 64)
     assert again.categories == ["a", "b"] and torch.equal(again(image), model(image))
 
@@ -184,17 +207,54 @@ def test_damaged_and_hostile_files_are_refused(tmp_path):
     for name, content in cases.items():
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}.safetensors: not a whole file"):
-            models._read(path)
+        with pytest.raises(ValueError, match=f"{name}.safetensors: not a whole checkpoint"):
+            checkpoints.load_checkpoint(path)
     assert not (tmp_path / "ran").exists()
-    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="not a whole file"):
-        models._read(tmp_path / "other.safetensors")
+    for metadata in ({"stem": "patch"}, {"stem": "patch", "categories": "null"}, {"stem": "patch", "categories": "["},
+                     {"stem": "other", "categories": '["a"]'}, {"architecture": "other"}):
+        save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors", metadata)
+        with pytest.raises(ValueError, match="other.safetensors: not a whole file of one of our networks"):
+            checkpoints.load_checkpoint(tmp_path / "other.safetensors")
     save_file({"a": torch.ones(1)}, tmp_path / "keys.safetensors", {"stem": "patch", "categories": '["a"]'})
     with pytest.raises(ValueError, match="conv1.weight"):
-        models._read(tmp_path / "keys.safetensors")
-    with pytest.raises(FileNotFoundError):
-        models._read(tmp_path / "absent.safetensors")
+        checkpoints.load_checkpoint(tmp_path / "keys.safetensors")
+
+
+@pytest.mark.parametrize("name", ["patchnet", "stridenet"])
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_loading_knows_no_default_dtype_and_draws_no_random_numbers(name, default):
+    expected, random = models.load(name, torch.float64).state_dict(), torch.get_rng_state()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = models.load(name, torch.float64).state_dict()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_pretrained_networks_draw_no_random_numbers_and_random_ones_do(tmp_path, monkeypatch):
+    from torchvision.models import ShuffleNet_V2_X0_5_Weights
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    cache = tmp_path / "checkpoints" / ShuffleNet_V2_X0_5_Weights.DEFAULT.url.rpartition("/")[2]
+    cache.parent.mkdir()
+    source = network()
+    torch.save(source.state_dict(), cache)
+    random, before = torch.get_rng_state(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = models.load("shufflenet_v2_x0_5")
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(found.network.fc.weight, source.fc.weight)
+    assert torch.equal(models.load("shufflenet_v2_x0_5", torch.float64).normalize.mean.flatten(),
+                       torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64))
+    twice = [models.load("shufflenet_v2_x0_5", weights=None).network.fc.weight for _ in range(2)]
+    assert not torch.equal(*twice)
 
 
 class Attacker(nn.Module):
@@ -226,30 +286,66 @@ def network(name="shufflenet_v2_x0_5", **options):
     return get_model(name, weights=None, **options).eval()
 
 
-def test_a_robustness_checkpoint_predicts_as_its_source(tmp_path):
-    source = Attacker(network())
-    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+def robustness_file(path, source, **changes):
+    state = {f"module.{key}": value for key, value in source.state_dict().items()} | changes
     assert any(key.startswith("module.attacker.model.") for key in state)
-    path = tmp_path / "shufflenet_v2_x0_5_l2_eps3.ckpt"
-    torch.save({"model": state, "epoch": 89, "optimizer": {"state": {}, "lr": 0.1}, "nat_prec1": 60.0}, path)
-    x = torch.rand(2, 3, 64, 64)
-    for model in (checkpoints.load_checkpoint(path), checkpoints.load_checkpoint(path, "shufflenet_v2_x0_5")):
-        torch.testing.assert_close(model(x), source(x))
+    torch.save({"model": {key: value for key, value in state.items() if value is not None}, "epoch": 89,
+                "optimizer": {"state": {}, "lr": 0.1}, "nat_prec1": 60.0}, path)
+
+
+def test_a_robustness_checkpoint_predicts_as_its_source(tmp_path):
+    source = Attacker(network("squeezenet1_1")).double()
+    path = tmp_path / "squeezenet1_1_l2_eps3.ckpt"
+    robustness_file(path, source)
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    expected = source(x)
+    # The logits hang on the image: those of two differ by far more than what is tolerated here.
+    assert (expected[0] - expected[1]).abs().max() > 1e-3 * expected.abs().max()
+    for model in (checkpoints.load_checkpoint(path), checkpoints.load_checkpoint(path, "squeezenet1_1")):
+        torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-12)
+        assert model.normalize.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+        assert model.normalize.std.flatten().tolist() == pytest.approx([0.2, 0.25, 0.3])
         assert not model.training and model.input_size == 224 and len(model.categories) == 1000
+
+
+@pytest.mark.parametrize("what", ["mean", "std"])
+def test_a_robustness_checkpoint_without_its_normalisation_is_refused(tmp_path, what):
+    path = tmp_path / "squeezenet1_1.ckpt"
+    robustness_file(path, Attacker(network("squeezenet1_1")), **{f"module.normalizer.new_{what}": None})
+    with pytest.raises(ValueError, match=f"squeezenet1_1.ckpt: .* without 'normalizer.new_{what}'"):
+        checkpoints.load_checkpoint(path)
+
+
+def prefixed(prefix):
+    return lambda state: {prefix + key: value for key, value in state.items()}
 
 
 @pytest.mark.parametrize("wrap", [
     lambda state: state, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state},
-    lambda state: {f"module.{key}": value for key, value in state.items()},
+    lambda state: {"net": prefixed("module.")(state)}, lambda state: {"model_state_dict": state},
+    *map(prefixed, ("module.", "_orig_mod.", "model.", "backbone.", "net.", "module._orig_mod.", "model.backbone.")),
     lambda state: {key: value for key, value in state.items() if "num_batches_tracked" not in key},
 ])
-def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap):
-    source = network()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap, dtype):
+    source = network().to(dtype)
     torch.save(wrap(source.state_dict()), tmp_path / "mine.pt")
     model = checkpoints.load_checkpoint(tmp_path / "mine.pt", "shufflenet_v2_x0_5")
-    x = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(model(x), source(model.normalize(x)))
-    assert model.normalize.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert all(torch.equal(model.network.state_dict()[key], value) for key, value in source.state_dict().items())
+    assert model.normalize.mean.dtype == dtype
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).to(dtype)
+    assert torch.equal(model.normalize.mean.flatten(), mean)
+    assert model(torch.rand(1, 3, 64, 64, dtype=dtype)).isfinite().all()
+
+
+def test_torchvisions_own_densenet_files_are_read(tmp_path):
+    source = network("densenet121")
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value
+             for key, value in source.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save(state, tmp_path / "densenet121-a639ec97.pth")
+    model = checkpoints.load_checkpoint(tmp_path / "densenet121-a639ec97.pth")
+    assert all(torch.equal(model.network.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
 def test_safetensors_half_precision_and_other_numbers_of_classes(tmp_path):
@@ -297,8 +393,9 @@ def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path, legacy):
     path, ran = tmp_path / "resnet18.pt", tmp_path / "ran"
     torch.save({"model": {"weight": torch.ones(2)}, "args": Payload(ran)}, path,
                _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match="refused, because loading it would run code: it holds a getattr"):
+    with pytest.raises(ValueError, match="refused, because loading it would run code: it holds a getattr") as caught:
         checkpoints.load_checkpoint(path)
+    assert "weights_only" not in whole_message(caught.value)
     assert not ran.exists()
     torch.load(path, weights_only=False)
     assert ran.exists()  # so the payload was a live one
@@ -309,19 +406,37 @@ def test_damaged_checkpoints_are_refused(tmp_path, suffix):
     path = tmp_path / f"resnet18{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
     save({"weight": torch.ones(9999)}, path)
-    for content in (path.read_bytes()[:20000], b"", b"no model at all"):
+    for content in (path.read_bytes()[:20000], b"", b"no model at all", pickle.dumps({"a": 1})):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{path.name}: not a whole checkpoint"):
+        with pytest.raises(ValueError, match=f"{path.name}: not a whole checkpoint") as caught:
             checkpoints.load_checkpoint(path)
+        assert "weights_only" not in whole_message(caught.value)
     with pytest.raises(FileNotFoundError):
         checkpoints.load_checkpoint(tmp_path / f"none{suffix}")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"model": 3}, {"epoch": 3}])
+@pytest.mark.parametrize("content", [[1, 2], {}, {"model": 3}, {"epoch": 3}, {0: torch.ones(2)}, torch.ones(2)])
 def test_checkpoints_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "resnet18.pt")
     with pytest.raises(ValueError, match="holds no state dict"):
         checkpoints.load_checkpoint(tmp_path / "resnet18.pt")
+
+
+def test_scripted_quantised_and_whole_number_networks_are_named(tmp_path):
+    small = nn.Sequential(nn.Linear(2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(small, torch.ones(1, 2)).save(tmp_path / "scripted.pt")
+        quantised = torch.ao.quantization.quantize_dynamic(small, {nn.Linear})
+    torch.save(quantised.state_dict(), tmp_path / "quantised.pt")
+    torch.save({"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, tmp_path / "quantised_too.pt")
+    torch.save({key: value.to(torch.int8) for key, value in network("squeezenet1_1").state_dict().items()},
+               tmp_path / "whole.pt")
+    for name, words in (("scripted", "a scripted network"), ("quantised", "a quantised network"),
+                        ("quantised_too", "a quantised network"), ("whole", "features.0.weight is torch.int8")):
+        with pytest.raises(ValueError, match=f"{name}.pt: {words}") as caught:
+            checkpoints.load_checkpoint(tmp_path / f"{name}.pt", "squeezenet1_1")
+        assert "weights_only" not in whole_message(caught.value)
 
 
 def test_a_cache_is_looked_at_and_not_filled(tmp_path, monkeypatch):
