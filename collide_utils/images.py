@@ -3,7 +3,7 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from collide_utils import _data
 
@@ -51,14 +51,34 @@ def streets(size):
 
 
 def open_rgb(path):
-    """Return an image file as an upright 8-bit RGB ``PIL.Image``; ValueError if it cannot be read as an image."""
+    """Return an image file as an upright 8-bit RGB ``PIL.Image``, transparent pixels laid on white.
+
+    Grey values of 16 bits are scaled to 8, and so are floating-point ones in [0, 1]. ValueError for a file that cannot
+    be read as an image, and for grey values on another scale.
+    """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
+            upright = _eight_bit(ImageOps.exif_transpose(image), image.format)
+            if not upright.has_transparency_data:
+                return upright.convert("RGB")
+            white = Image.new("RGBA", upright.size, "white")
+            return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of many kinds, for damaged and hostile files
         raise ValueError(f"{path}: not a readable image file ({error})") from error
+
+
+def _eight_bit(image, format):
+    """Scale grey values of more than 8 bits, which Pillow's own conversion to RGB would clip to white or black."""
+    if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
+        return image
+    values, white = np.asarray(image, dtype=float), 1 if image.mode == "F" else 65535
+    has_scale = image.mode != "I" or format in ("PNG", "PPM")  # these have 16 bits; whole numbers of 32 have no white
+    if not (has_scale and np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
+        raise ValueError(f"its grey values, from {values.min():g} to {values.max():g}, are on no scale that is known "
+                         "here: save it with 8 or 16 bits, or as floating-point numbers in [0, 1]")
+    return Image.fromarray((255 / white * values).round().astype(np.uint8))
 
 
 def from_file(path, size=224):
