@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from collide_utils import hooks
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention, *_TRANSPOSED)
 
@@ -38,27 +40,45 @@ class LayerWeight:
 def layer_weights(model, input_shape=None):
     """Return the weights of `model`'s convolution, linear and attention layers as a list of :class:`LayerWeight`.
 
-    They stand in forward order, that of the first calls when `model` runs, in eval mode, on one input of `input_shape`,
-    by default :func:`default_shape`. A model without ``input_size``, given no shape, keeps the order of registration; a
-    layer that the run does not call follows the one registered before it, or comes last if there is none. ValueError if
-    there is no such layer.
+    They stand in forward order, that of the first calls when `model` runs, in eval mode, on one input of `input_shape`
+    (without the batch), by default that of :func:`default_shape`. A model of which that is not known, given no shape,
+    keeps the order of registration; a layer that the run does not call follows the one registered before it, or comes
+    last if there is none.
+
+    ValueError if there is no such layer, or if the model does not run on such an input.
     """
+    hooks.check(model)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search")
-    if input_shape is None and hasattr(model, "input_size"):
-        input_shape = default_shape(model)
-    calls = _first_calls(model, layers, input_shape) if input_shape is not None else {}
-    order, place = {}, len(layers)
-    for name in layers:
-        order[name] = place = calls.get(name, place)
-    return [weight for name in sorted(layers, key=order.__getitem__) for weight in _layer_weights(name, layers[name])]
+        closed = [name or "the model itself" for name, module in model.named_modules()
+                  if isinstance(module, torch.jit.ScriptModule) or "quantized" in type(module).__module__]
+        why = f" ({closed[0]} is scripted or quantised: its weights are not seen)" if closed else ""
+        raise ValueError(f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search"
+                         + why)
+    shape = default_shape(model) if input_shape is None else input_shape
+    # A weight that is computed when it is read, such as a spectral norm, must not take a step of its training here.
+    with hooks.untouched(model), torch.no_grad():
+        calls = {} if shape is None else _first_calls(model, layers, shape, guessed=input_shape is None)
+        order, place = {}, len(layers)
+        for name in layers:
+            order[name] = place = calls.get(name, place)
+        return [weight for name in sorted(layers, key=order.__getitem__)
+                for weight in _layer_weights(name, layers[name])]
 
 
 def default_shape(model):
-    """Return the shape ``(3, H, W)`` of RGB images of ``model.input_size``: one number, or rows and columns."""
-    size = model.input_size
-    return (3, size, size) if isinstance(size, int) else (3, *size)
+    """Return the shape ``(3, H, W)`` of the RGB images that `model` says it takes, or None if it says nothing.
+
+    It says so by ``model.input_size``, in pixels: one number, or rows and columns. ValueError for anything else.
+    """
+    size = getattr(model, "input_size", None)
+    if size is None:
+        return None
+    shape = (3, size, size) if isinstance(size, int) else (3, *size) if isinstance(size, (tuple, list)) else ()
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"{type(model).__name__}.input_size = {size!r} is neither a number of pixels nor rows and "
+                         "columns: give input_shape")
+    return shape
 
 
 def first_weight(model, input_shape=None):
@@ -89,21 +109,20 @@ def _layer_weights(name, layer):
     return [LayerWeight(name, kind, matrix.mT if isinstance(layer, _TRANSPOSED) else matrix)]
 
 
-def _first_calls(model, layers, input_shape):
+def _first_calls(model, layers, input_shape, guessed):
     calls = {}
 
     def note(name):
         calls.setdefault(name, len(calls))
 
-    hooks = [layer.register_forward_pre_hook(lambda *_, name=name: note(name)) for name, layer in layers.items()]
-    training = [module for module in model.modules() if module.training]
-    weight = next(model.parameters())
+    handles = [layer.register_forward_pre_hook(lambda *_, name=name: note(name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros((1, *input_shape), dtype=weight.dtype, device=weight.device))
+        model(hooks.fed(model, torch.zeros((1, *input_shape))))
+    except Exception as error:  # of any kind, from code that is not ours
+        where = f", the shape that its input_size = {model.input_size!r} stands for" if guessed else ""
+        raise ValueError(f"{type(model).__name__} does not run on an input of shape {input_shape!r}{where}: give the "
+                         f"input_shape that it takes ({type(error).__name__}: {error})") from error
     finally:
-        for hook in hooks:
-            hook.remove()
-        for module in training:
-            module.training = True
+        for handle in handles:
+            handle.remove()
     return calls
