@@ -6,7 +6,7 @@ The rooms, in rows; each imports only from its own row and from those above it:
 - the first layer: ``windows``, ``projection``, ``search``, ``symbol``
 - any layer: ``levelsets``
 - material: ``models``, ``checkpoints``, ``images``, ``claims``
-- measuring: ``comparison``, ``counting``, ``randmat``, ``maps``, ``report``
+- measuring: ``answers``, ``comparison``, ``counting``, ``randmat``, ``maps``, ``report``
 - pictures: ``show``
 """
 

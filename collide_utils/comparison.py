@@ -1,13 +1,17 @@
-"""How far apart two inputs are at every layer of a network."""
+"""How far apart two inputs are at every layer of a network, and in what it says of them."""
 
-
+import copy
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 
 from collide_utils import hooks, images
+from collide_utils.answers import Answer
 
 _SHOWN = 8
+# A darker image does not have smaller features: networks subtract a mean and add biases. In [0, 1], root mean square.
+_DARKEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -17,37 +21,40 @@ class Comparison:
     Attributes
     ----------
     changes : dict from a layer's name to ``‖f(y) − f(x)‖ / ‖f(x)‖`` of its output, in forward order. A layer that is
-        called several times stands as ``name``, ``name (2)``, …; ``"logits"`` comes last.
-    bound : the rounding level, 64 · eps · max(1, ‖y‖ / ‖x‖) with the machine epsilon of the model's dtype. Notebook 02
-        holds the factor of 64 against measurements in four dtypes.
-    collides_from : the first layer from which every change stays within `bound`, or None.
-    logits : float64 tensor ``(2, classes)``, of `x` and of `y`.
-    predictions : the two most probable classes: names if the model has ``categories``, else numbers.
-    probabilities : their probabilities.
+        called several times stands as ``name``, ``name (2)``, …; of several tensors that it returns, the first counts.
+        What the network returns comes last: ``"logits"`` for class scores, and otherwise every tensor in it, as
+        ``"output"`` followed by where it stands. Infinite where `x` has zeros and `y` has not, or the shapes differ.
+    bound : the rounding level, 64 · eps · max(1, ‖y‖ / ‖x‖) with the machine epsilon of the model's dtype and a root
+        mean square of `x` of at least 0.1. Notebook 02 holds the factor of 64 against measurements in four dtypes.
+    collides_from : the first layer from which every change stays within `bound`, in float64 too, or None.
+    doubt : why changes within `bound` are no collision, or None: in float64 they are larger than its rounding, the
+        model does not run in float64, or what it returns from there on is the same for noise.
+    said : what the network says of `x` and of `y`, such as ``"cat, p = 0.999"``, ``"road on 41 % of pixels"`` or
+        ``"7 boxes"``.
+    agreement : both in one, such as ``"both are 'cat'"``, ``"99.98 % of pixels have the same label"`` or ``"7 boxes of
+        7 match"`` (with the same label, no corner off by more than half a pixel).
+    logits, predictions, probabilities : of `x` and of `y`, where the network returns one vector of class scores, and
+        otherwise None: float64 tensor ``(2, classes)``; the most probable classes, as names if the model has
+        ``categories``, else as numbers; and their probabilities.
     """
 
     changes: dict[str, float]
     bound: float
     collides_from: str | None
-    logits: torch.Tensor
-    predictions: tuple
-    probabilities: tuple[float, float]
-
-    @property
-    def said(self):
-        """What the network says of `x` and of `y`: two strings such as ``"cat, p = 0.999"``."""
-        return tuple(f"{what}, p = {p:.3f}" for what, p in zip(self.predictions, self.probabilities, strict=True))
+    doubt: str | None
+    said: tuple[str, str]
+    agreement: str
+    logits: torch.Tensor | None
+    predictions: tuple | None
+    probabilities: tuple[float, float] | None
 
     @property
     def verdict(self):
         """One line: from which layer the two inputs collide, and what is predicted."""
-        first, second = self.predictions
-        said = f"both are {first!r}" if first == second else f"{first!r} becomes {second!r}"
-        if self.bound >= 0.1:
-            return f"cannot tell: rounding alone changes features by up to {self.bound:.0e}; {said}"
-        if self.collides_from is None:
-            return f"no collision: {said}"
-        return f"the features collide from {self.collides_from} on: {said}"
+        found = self.doubt or "no collision"
+        if self.collides_from is not None:
+            found = f"the features collide from {self.collides_from} on"
+        return f"{found}: {self.agreement}"
 
     def __repr__(self):
         # Rounding noise differs between machines, so a change within the bound is printed as that, not as its digits.
@@ -61,56 +68,113 @@ class Comparison:
         return "\n".join([*lines, f"rounding: at most {self.bound:.0e}", self.verdict])
 
 
-def compare(model, x, y):
+def compare(model, x, y, output=None):
     """Run `model` on two images ``(C, H, W)`` and compare what every layer returns; returns a :class:`Comparison`.
 
-    Both images are cast to the dtype and device of the model. ValueError for images of different shapes, with a batch
-    dimension or with entries that are not finite; TypeError for anything but floating-point tensors.
+    Parameters
+    ----------
+    model : of any task. It runs in eval mode on copies of the images, cast to its dtype and device, one at a time; a
+        model of another dtype than float64 also on a copy of itself in float64, where features agree.
+    output : function from what the model returns for a batch of one to the part that is to be compared, such as
+        ``lambda returned: returned["out"]``; by default all of it.
+
+    The model, the images and torch's random state and flags are left as they are. ValueError for images of different
+    shapes, with a batch dimension or with entries that are not finite, or for a model that returns no tensor; TypeError
+    for anything but floating-point tensors.
     """
-    return Reference(model, x).compare(y)
+    return Reference(model, x, output).compare(y)
 
 
 class Reference:
     """What `model` makes of one image, kept to compare many others with: :func:`compare` with its first half done."""
 
-    def __init__(self, model, x):
-        self.model, self.x = model, x
-        self._logits, recording = self._run(x)
-        self._outputs = {name: [output.double() for output in outputs] for name, outputs in recording.outputs.items()}
+    def __init__(self, model, x, output=None):
+        images.check(x)
+        self.model, self.x, self.output = model, x.detach().clone(), output
+        self._features, self._answer = self._run(x)
+        self._double = self._constant = None
 
     def compare(self, y):
         """Return the :class:`Comparison` of the image with `y`; errors as in :func:`compare`."""
         if isinstance(y, torch.Tensor) and y.shape != self.x.shape:
             raise ValueError(f"the images differ in shape: {tuple(self.x.shape)} and {tuple(y.shape)}")
-        y_logits, recording = self._run(y)
-        changes, seen = {}, {}
-        for name in recording.order:
-            call = seen[name] = seen.get(name, 0) + 1
-            change = _relative(self._outputs[name][call - 1], recording.outputs[name][call - 1].double())
-            changes[name if call == 1 else f"{name} ({call})"] = change
-        logits = torch.stack([self._logits, y_logits])
-        changes["logits"] = _relative(*logits)
-        growth = max(1.0, float(y.double().norm() / self.x.double().norm()))
-        bound = 64 * torch.finfo(next(self.model.parameters()).dtype).eps * growth
-        collides_from = None
-        for name, change in reversed(changes.items()):
-            if not change <= bound:
-                break
-            collides_from = name
-        probabilities, places = logits.softmax(1).max(1)
-        names = getattr(self.model, "categories", None)
-        predictions = tuple(names[p] if names else p for p in places.tolist())
-        return Comparison(changes, bound, collides_from, logits, predictions, tuple(probabilities.tolist()))
+        features, answer = self._run(y)
+        changes = {name: _relative(self._features.get(name), feature) for name, feature in features.items()}
+        smallest = _DARKEST * self.x.numel() ** 0.5
+        growth = max(1.0, float(y.double().norm()) / max(float(self.x.double().norm()), smallest))
+        eps = torch.finfo(hooks.fed(self.model, self.x).dtype).eps
+        bound = 64 * eps * growth
+        collides_from, doubt = self._confirm(y, changes, bound)
+        said = self._answer.said, answer.said
+        agreement = self._answer.agreement(answer, max(changes[name] for name in answer.rows))
+        if answer.scores is None:
+            return Comparison(changes, bound, collides_from, doubt, said, agreement, None, None, None)
+        logits = torch.cat([self._answer.scores, answer.scores]).double()
+        predictions, probabilities = zip(self._answer.best, answer.best, strict=True)
+        return Comparison(changes, bound, collides_from, doubt, said, agreement, logits, predictions, probabilities)
 
     def _run(self, image):
+        """Return what the layers and, last, the model return, by name, and the model's :class:`Answer`."""
         images.check(image)
-        # One image at a time: in a batch of two the arithmetic may be arranged differently for the second. On a GPU,
-        # cuDNN would round float32 to ten bits unless told not to.
-        weight = next(self.model.parameters())
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), hooks.record(self.model) as recording:
-            return self.model(image.to(weight)[None])[0].double(), recording
+        # One image at a time: in a batch of two the arithmetic may be arranged differently for the second.
+        with torch.no_grad(), hooks.untouched(self.model), hooks.record(self.model) as recording:
+            returned = self.model(hooks.fed(self.model, image)[None])
+            answer = Answer(self.model, returned if self.output is None else self.output(returned))
+        features, calls = {}, Counter()
+        for name in recording.order:
+            tensor = recording.outputs[name][calls[name]]
+            calls[name] += 1
+            if tensor is not None:
+                features[name if calls[name] == 1 else f"{name} ({calls[name]})"] = tensor
+        for name, tensor in answer.rows.items():
+            features.pop(name, None)  # of a layer that has the same name
+            features[name] = tensor
+        return features, answer
+
+    def _confirm(self, y, changes, bound):
+        """Return from where the images collide, if they do beyond doubt, and what the doubt is, if there is one."""
+        places, start = list(changes), _begin(changes, bound)
+        if start is None:
+            return None, None
+        dtype = hooks.fed(self.model, self.x).dtype
+        if dtype != torch.float64:
+            cannot = f"cannot tell in {str(dtype).removeprefix('torch.')}"
+            try:
+                if self._double is None:
+                    self._double = Reference(copy.deepcopy(self.model).double(), self.x.double(), self.output)
+                found = self._double.compare(y.double())
+            except Exception as error:  # of any kind, from code that is not ours
+                return None, f"{cannot}, and in float64 {type(self.model).__name__} does not run ({error})"
+            if found.collides_from is None:
+                behind = [found.changes.get(name, 0) for name in places[places.index(start):]]
+                return None, found.doubt or (f"{cannot}, which rounds away a change of up to {max(behind):.0e} from "
+                                             f"{start} on")
+            return max(start, found.collides_from, key=places.index), None
+        if bound >= 0.1:
+            return None, f"cannot tell, for rounding alone changes features by up to {bound:.0e}"
+        if self._constant is None:
+            noise = torch.rand(self.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            features, _ = self._run(noise)
+            self._constant = _begin({name: _relative(self._features.get(name), features.get(name)) for name in changes},
+                                    64 * torch.finfo(dtype).eps) or ""
+        if self._constant and places.index(self._constant) <= places.index(start):
+            return None, f"no collision of these two, for from {start} on {type(self.model).__name__} is blind to noise"
+        return start, None
 
 
 def _relative(first, second):
+    if first is None or second is None or first.shape != second.shape:
+        return float("inf")
+    first, second = first.double(), second.double()
     change, size = float((second - first).norm()), float(first.norm())
     return change / size if size else (0.0 if change == 0 else float("inf"))
+
+
+def _begin(changes, bound):
+    """The first layer from which all changes are at most `bound`."""
+    begin = None
+    for name, change in reversed(changes.items()):
+        if not change <= bound:
+            break
+        begin = name
+    return begin

@@ -1,5 +1,10 @@
+import copy
+import threading
+
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from collide_utils.comparison import compare
@@ -12,6 +17,15 @@ def small():
 
 def images():
     return torch.rand(3, 6, 6), torch.rand(3, 6, 6)
+
+
+def blind_to_the_difference(model, x, y):
+    """Take from the second convolution's filters what sees any window of the difference of x and y there."""
+    with torch.no_grad():
+        windows = F.unfold(model[:2](y[None]) - model[:2](x[None]), 3)[0]
+        seen = torch.linalg.qr(windows)[0]
+        weight = model[2].weight.flatten(1)
+        model[2].weight.copy_((weight - weight @ seen @ seen.T).view_as(model[2].weight))
 
 
 def test_changes_are_those_of_the_layers_run_by_hand():
@@ -38,7 +52,7 @@ def test_an_image_and_itself_collide_from_the_first_layer():
 
 def test_a_collision_in_the_middle_is_found_there():
     model, (x, y) = small().double(), [image.double() for image in images()]
-    model[2].weight.data.zero_()
+    blind_to_the_difference(model, x, y)
     found = compare(model, x, y)
     assert found.collides_from == "2" and found.changes["1"] > 0.1
 
@@ -97,3 +111,227 @@ def test_hooks_are_gone_afterwards():
     model, (x, y) = small(), images()
     compare(model, x, y)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_it_runs_in_eval_mode_whatever_the_mode_is():
+    model, (x, y) = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.Flatten(),
+                                  nn.Linear(128, 5)), images()
+    expected = compare(model.eval(), x, y)
+    model.train()
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    found = compare(model, x, y)
+    assert found.changes == expected.changes
+    assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Counts(nn.Module):
+    """Counts its runs in buffers, in place and not, and is random also in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros(()))
+        self.head = nn.Linear(108, 3)
+
+    def forward(self, x):
+        self.runs += 1
+        self.steps = self.steps + 1
+        return self.head(x.flatten(1) + 0.1 * torch.rand(1, 108, dtype=x.dtype))
+
+
+def test_a_random_network_is_compared_with_the_same_draw_and_its_buffers_are_put_back():
+    model, (x, _) = Counts(), images()
+    state = torch.get_rng_state()
+    found = compare(model, x, x)
+    assert max(found.changes.values()) == 0 and (model.runs, model.steps) == (0, 0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+class InPlace(nn.Module):
+    """Normalises as some networks do: into the tensor that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(108, 5)
+
+    def forward(self, x):
+        return self.head(x.sub_(0.5).div_(0.25).flatten(1))
+
+
+def test_a_network_that_normalises_in_place_does_not_write_into_the_photograph():
+    model, (x, y) = InPlace(), images()
+    kept = x.clone(), y.clone()
+    found = compare(model, x, y)
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+    torch.testing.assert_close(found.logits[0].float(), model.head(((x - 0.5) / 0.25).flatten()).detach())
+
+
+def test_what_float32_rounds_away_is_not_called_a_collision():
+    model, (x, y) = small(), images()
+    model[5].weight.data.mul_(1e-8)  # the bias drowns what the images have to say
+    found = compare(model, x, y)
+    assert found.changes["5"] <= found.bound and found.collides_from is None
+    assert found.verdict.startswith("cannot tell in float32, which rounds away a change of up to ")
+
+
+def test_a_head_of_zeros_is_no_collision_of_two_images():
+    model, (x, y) = small(), images()
+    model[5].weight.data.zero_()
+    for kind in (model, model.double()):
+        found = compare(kind, x, y)
+        assert found.collides_from is None and "from 5 on Sequential is blind to noise" in found.verdict
+
+
+def test_a_collision_in_float32_is_confirmed_in_float64():
+    model = nn.Sequential(nn.Conv2d(3, 2, 2, stride=2), nn.Flatten(), nn.Linear(18, 4))
+    model[0].weight.data[:, 1] = model[0].weight.data[:, 0]
+    x, shift = torch.rand(3, 6, 6, dtype=torch.float64), torch.rand(6, 6, dtype=torch.float64)
+    y = x + torch.stack([shift, -shift, 0 * shift])
+    found = compare(model, x, y)
+    assert found.collides_from == "0" and found.doubt is None
+    assert found.verdict.startswith("the features collide from 0 on")
+
+
+def test_a_black_image_does_not_make_the_bound_infinite():
+    model, (x, y) = small().double(), images()
+    found = compare(model, torch.zeros_like(x), y)
+    assert found.bound < 1e-12 and found.collides_from is None
+
+
+def test_full_float32_is_used_and_the_flags_come_back():
+    model, (x, y) = small(), images()
+    torch.backends.fp32_precision = "tf32"
+    try:
+        found = compare(model, x, y)
+        assert torch.backends.fp32_precision == torch.backends.mkldnn.conv.fp32_precision == "tf32"
+    finally:
+        torch.backends.fp32_precision = "none"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compare(model, x, y).changes == found.changes == compare(model, x, y).changes
+
+
+def test_threads_on_one_model_do_not_mix():
+    model, (x, y) = small().train(), images()
+    expected, found = compare(model, x, y), []
+    threads = [threading.Thread(target=lambda: found.append(compare(model, x, y))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and all(one.changes == expected.changes for one in found)
+    assert all(module.training for module in model.modules())
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model, wrap):
+        super().__init__()
+        self.model, self.wrap = model, wrap
+
+    def forward(self, x):
+        return self.wrap(self.model(x))
+
+
+def dense():
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1)).double()
+
+
+def test_a_map_of_labels_is_compared_pixel_by_pixel():
+    x = torch.rand(3, 8, 8, dtype=torch.float64)
+    y = x.clone()
+    y[:, 2, 3] = torch.tensor([-9.0, 9.0, 9.0])
+    model = Wrapped(dense(), lambda scores: {"out": scores, "names": ["a"], "none": None})
+    model.categories = ["sky", "road", "car"]
+    found, labels = compare(model, x, y), dense_labels(model, x, y)
+    same = int((labels[0] == labels[1]).sum())
+    assert found.agreement == f"{100 * same / 64 - 0.005:.2f} % of pixels have the same label" or same == 64
+    assert list(found.changes)[-1] == "output.out" and found.logits is None and found.predictions is None
+    most = int(labels[0].flatten().mode().values)
+    share = 100 * float((labels[0] == most).double().mean())
+    assert found.said[0] == f"{model.categories[most]} on {share:.0f} % of pixels"
+
+
+def dense_labels(model, *images):
+    with torch.no_grad():
+        return [model(image[None])["out"].argmax(1) for image in images]
+
+
+def test_a_share_of_pixels_is_never_rounded_up_to_all():
+    model = Wrapped(nn.Identity(), lambda x: x)
+    x = torch.rand(2, 200, 200)
+    y = x.clone()
+    y[:, 0, 0] = x[:, 0, 0].flip(0)
+    assert compare(model, x, y).agreement == "99.99 % of pixels have the same label"
+    assert compare(model, x, x).agreement == "100.00 % of pixels have the same label"
+
+
+def test_boxes_match_one_to_one_by_place_and_label():
+    def boxes(x):  # one for each row of the image
+        return [{"boxes": 100 * x[0, 0, :, :4], "labels": x[0, 0, :, 4].round().long(), "scores": x[0, 0, :, 5]}]
+
+    x = torch.rand(1, 7, 6)
+    x[0, :, 4] = torch.arange(7)
+    y = x.clone()
+    y[0, 0, 4] = 5  # another label
+    y[0, 1, 0] += 0.02  # two pixels off
+    y[0, 2, 1] += 0.001
+    y = y[:, [3, 4, 5, 6, 2, 1, 0]]
+    found = compare(Wrapped(nn.Identity(), boxes), x, y)
+    assert (found.said, found.agreement) == (("7 boxes", "7 boxes"), "5 boxes of 7 match")
+    assert list(found.changes)[-3:] == ["output.0.boxes", "output.0.labels", "output.0.scores"]
+
+
+def test_another_number_of_boxes_is_no_crash():
+    def boxes(x):
+        seen = x[0, 0, x[0, 0, :, 0] > 0.5]
+        return [{"boxes": seen[:, :4], "labels": seen[:, 4].round().long()}]
+
+    x = torch.rand(1, 7, 6) / 2
+    y = x.clone()
+    y[0, :3, 0] = 0.75
+    found = compare(Wrapped(nn.Identity(), boxes), x, y)
+    assert found.agreement == "0 boxes of 3 match" and found.changes["output.0.boxes"] == float("inf")
+
+
+def test_torchvisions_detectors_run():
+    backbone = nn.Conv2d(3, 32, 8, stride=8)
+    backbone.out_channels = 32
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((8,),), ((1.0,),))
+    model = torchvision.models.detection.FCOS(backbone, 2, 64, 64, anchor_generator=anchors, score_thresh=0.0,
+                                              detections_per_img=7)
+    x = torch.rand(3, 64, 64)
+    found = compare(model, x, x)
+    assert found.agreement == "7 boxes of 7 match" and "output.0.boxes" in found.changes
+
+
+class Fields:
+    def __init__(self, values):
+        self.values, self.itself = values, self
+
+
+def test_tuples_objects_with_fields_and_an_output_function():
+    x, y = torch.rand(3, 6, 6), torch.rand(3, 6, 6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))
+    plain = compare(model, x, y)
+    for wrap in (lambda s: (s, s[0, :2]), lambda s: Fields([s]), lambda s: {"a": [s, (s,)]}):
+        found = compare(Wrapped(model, wrap), x, y)
+        if len([name for name in found.changes if name.startswith("output")]) > 1:
+            assert found.logits is None and found.agreement.startswith("what is returned differs by ")
+        else:
+            assert found.predictions == plain.predictions
+    found = compare(Wrapped(model, lambda s: {"a": s, "b": s}), x, y, output=lambda returned: returned["b"])
+    assert found.predictions == plain.predictions and found.changes["logits"] == plain.changes["logits"]
+    with pytest.raises(ValueError, match="Wrapped returns str, in which there is no tensor"):
+        compare(Wrapped(model, str), x, y)
+
+
+def test_networks_without_parameters_scripted_and_quantised_ones():
+    x, y = torch.rand(3, 6, 6), torch.rand(3, 6, 6)
+    assert compare(nn.Flatten(), x, y).logits.shape == (2, 108)
+    scripted = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)))
+    assert list(compare(scripted, x, y).changes) == ["logits"]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))
+    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+    assert compare(quantised, x, y).collides_from is None
+    assert "in float64 Sequential does not run" in compare(quantised, x, x).verdict

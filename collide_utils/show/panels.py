@@ -149,8 +149,10 @@ class _Scene:
                       f"{float((kept >= beta).double().mean()):.0%} of the windows keep all of it.")
         overlap = (" The windows of the first layer overlap, so null-space vectors of its weight do not collide."
                    if self.search.geometry.overlapping else "")
+        logits = "" if found.logits is None else (
+            f"Largest difference of a logit: {float((found.logits[1] - found.logits[0]).abs().max()):.1e}. ")
         return (f"β = {beta:.0f}. {network} says “{found.said[0]}” to the photograph and “{found.said[1]}” to the sum. "
-                f"Largest difference of a logit: {float((found.logits[1] - found.logits[0]).abs().max()):.1e}. "
+                f"{logits}"
                 f"Relative change after {self.search.layer.name}: {stem:.1e} in {self.dtype} "
                 f"(rounding: up to {found.bound:.0e}). {limits}{overlap}")
 
