@@ -9,15 +9,17 @@ import jupytext
 import numpy as np
 import pytest
 
-from collide_utils import models, randmat, weights
+from collide_utils import counting, models, randmat, weights
 from collide_utils.show import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01", "02")]
+LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01", "02", "03", "04")]
 # The right answer and two wrong ones to each exercise of a lesson, in order.
 ANSWERS = {
     "01": [(6.4, 0.064, 93.6), (961, 960, 900), (0.5, 0.25, 0)],
     "02": [(84_992, 83, 83 * 224 * 224), (False, True)],
+    "03": [(147, 64, 146), (12, 4, 147), ((0, 1), (1, 1), 1)],
+    "04": [(0.41, 0.9, -1), (1049, 1048, 1050), (0, 1, 147)],
 }
 
 
@@ -84,3 +86,13 @@ def test_of_torchvisions_networks_without_overlap_only_two_have_a_first_null_spa
             separate.append(name)
             blind += [name] * (first.matrix.shape[1] < first.matrix.shape[2])
     assert len(separate) == 18 and blind == ["vit_b_32", "vit_l_32"]
+
+
+def test_a_square_weight_of_64_is_hardly_ever_born_singular_and_one_of_4096_is():
+    few, many = (float(randmat.limit_cdf((2 * n**2 * np.finfo(np.float32).eps) ** 2)) for n in (64, 4096))
+    assert 0.0005 < few < 0.0015 and many > 0.999
+
+
+def test_layers_with_a_null_space_are_a_minority_where_weights_are_a_majority():
+    found = {name: counting.count(name) for name in ("resnet18", "resnet50", "vgg16_bn")}
+    assert [(row.mu, row.nu_layers, row.n) for row in found.values()] == [(17, 6, 21), (33, 22, 54), (14, 2, 16)]

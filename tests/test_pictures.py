@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
+from collide_utils import counting
 from collide_utils.comparison import compare
 from collide_utils.show import charts, drawings, pictures
 
@@ -18,7 +19,10 @@ def figures():
         pictures.images([torch.rand(3, 8, 8)] * 5, list("abcde"), alt="five"),
         pictures.images([torch.rand(3, 8, 12)] * 2, list("ab"), alt="five", legend=pictures.colours("abc")),
         drawings.one_stem(["a word", "a map", "boxes"], alt="five"),
-        charts.spectrum([3.0, 2.0], columns=4, alt="five"),
+        charts.lines_apart([1, 2], {"a": {"x": [1, 2]}, "b": {"x": [2, 3]}}, "x", "y", alt="five"),
+        charts.bars({"a": 1.0, "b": -1.0}, "title", "y", alt="five"),
+        charts.layer_shapes([(3, 4), (3, 4), (5, 2)], "title", alt="five"),
+        charts.null_shares([counting.LayerCount("a", "Linear", 1, 2, 4, 2, 2)], "title", alt="five"),
         charts.change_by_layer({"same": same}, alt="five"),
         charts.lines([8, 16], {"float32": [1e-7, 2e-7]}, "title", "x", "y", alt="five", guides={"one": [1, 1]}),
         pictures.heatmaps([torch.rand(7, 7)] * 4, list("abcd"), "x", "y", "share", alt="five"),

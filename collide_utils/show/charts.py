@@ -8,20 +8,6 @@ from collide_utils.show.pictures import subplots, to_image
 _STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
 
 
-def spectrum(singular_values, columns, alt):
-    """Draw the singular values of a matrix and, at the right, the columns that have none: its null space."""
-    figure, axes = subplots(1, 1, (7.5, 3.2))
-    axis = axes[0, 0]
-    rank = len(singular_values)
-    axis.semilogy(range(1, rank + 1), singular_values, "o", markersize=4, color="black")
-    axis.axvspan(rank + 0.5, columns + 0.5, color="0.85")
-    axis.text((rank + columns) / 2, max(singular_values), f"null space:\n{columns - rank} dimensions", ha="center",
-              va="top")
-    axis.set(title="Singular values of the first weight", xlabel="number of the singular value",
-             ylabel="singular value\n(per unit of pixel value)", xlim=(0, columns + 1))
-    return to_image(figure, alt)
-
-
 def change_by_layer(comparisons, alt):
     """Draw the relative feature change of every layer, one line for each of the named :class:`Comparison` objects."""
     figure, axes = subplots(1, 1, (8, 4.2))
@@ -36,18 +22,20 @@ def change_by_layer(comparisons, alt):
     return to_image(figure, alt)
 
 
-def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", yscale="log"):
+def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", yscale="log", style="lines"):
     """Draw named lists of values against `x`; `guides` are drawn without markers, thin. A short `x` is marked in full.
 
-    `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``.
+    `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``. `style` is how the values are drawn: ``"lines"``,
+    ``"steps"`` (each value holds up to the next x) or ``"dots"``.
     """
     from matplotlib.ticker import AutoLocator
 
     figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
-        axis.plot(x, values, marker=marker, linestyle=line, markersize=4, markevery=max(1, len(x) // 16), color=grey,
-                  label=name)
+        axis.plot(x, values, marker=marker, linestyle="" if style == "dots" else line, markersize=4, color=grey,
+                  markevery=1 if style == "dots" else max(1, len(x) // 16), label=name,
+                  drawstyle="steps-post" if style == "steps" else "default")
     for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
         axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
@@ -138,19 +126,44 @@ def layer_shapes(shapes, title, alt):
     return to_image(figure, alt)
 
 
-def strips(groups, title, xlabel, alt):
-    """Draw numbers in [0, 1] as dots on one line for each group: ``{group: {series: [numbers]}}``."""
-    figure, axes = subplots(1, 1, (8, 1.2 + 0.24 * len(groups)))
+def bars(values, title, ylabel, alt):
+    """Draw ``{name: number}`` as upright bars, the names below them."""
+    figure, axes = subplots(1, 1, (8, 3.8))
+    axis = axes[0, 0]
+    axis.bar(range(len(values)), list(values.values()), color=_greys()[1])
+    axis.axhline(0, color="black", linewidth=1)
+    axis.set_xticks(range(len(values)), values, rotation=90, fontsize=8)
+    axis.set(title=title, ylabel=ylabel)
+    return to_image(figure, alt)
+
+
+def null_shares(rows, title, alt):
+    """Draw each weight (:class:`~collide_utils.counting.LayerCount`) as a bar: rank, then nullity, by columns."""
+    figure, axes = subplots(1, 1, (8, 1.3 + 0.19 * len(rows)))
+    axis = axes[0, 0]
+    shares = [row.nullity / (row.groups * row.columns) for row in rows]
+    axis.barh(range(len(rows)), [1 - share for share in shares], color=_greys()[0], label="seen (rank)")
+    axis.barh(range(len(rows)), shares, left=[1 - share for share in shares], color="0.82", hatch="////",
+              edgecolor="white", label="not seen (null space)")
+    axis.set_yticks(range(len(rows)), [f"{row.name}  {row.rows}×{row.columns}" for row in rows], fontsize=7)
+    axis.set(title=title, xlabel="share of the columns", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    figure.legend(loc="outside lower center", ncols=2)
+    return to_image(figure, alt)
+
+
+def strips(groups, title, xlabel, alt, xscale="linear", limits=(-0.02, 1.02)):
+    """Draw numbers as dots on one line for each group: ``{group: {series: [numbers]}}``, by default from 0 to 1."""
+    figure, axes = subplots(1, 1, (8, 1.6 + max(1.2, 0.24 * len(groups))))
     axis = axes[0, 0]
     series = list(next(iter(groups.values())))
     for name, (marker, _), grey in zip(series, _STYLES, _greys(), strict=False):
         points = [(value, place) for place, group in enumerate(groups.values()) for value in group[name]]
-        axis.plot(*zip(*points, strict=True), marker, markersize=5, color=grey, alpha=0.7, label=name)
+        axis.plot(*zip(*points, strict=True), marker, markersize=6, color=grey, alpha=0.7, label=name)
     axis.set_yticks(range(len(groups)), groups, fontsize=8)
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
-    axis.set(title=title, xlabel=xlabel, xlim=(-0.02, 1.02), ylim=(len(groups) - 0.5, -0.5))
-    axis.legend()
+    axis.set(title=title, xlabel=xlabel, xscale=xscale, xlim=limits, ylim=(len(groups) - 0.5, -0.5))
+    figure.legend(loc="outside lower center", ncols=len(series))
     return to_image(figure, alt)
 
 

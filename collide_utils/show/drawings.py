@@ -103,6 +103,27 @@ def windows_over_tiles(tiles, window, strides):
                             "tile, hatched where it cuts across two.")
 
 
+def matrix_shapes(shapes=((3, 7), (5, 5), (7, 3))):
+    """Draw matrices ``(rows, columns)`` as grids, those columns shaded that are more than the rows can tell apart."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = subplots(1, len(shapes), (2.9, 2.7))
+    high, wide = max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
+    for axis, (rows, columns) in zip(axes[0], shapes, strict=True):
+        for row in range(rows):
+            for column in range(columns):
+                extra = column >= rows
+                axis.add_patch(Rectangle((column, -row - 1), 0.92, 0.92, facecolor="0.82" if extra else _INK,
+                                         hatch="////" if extra else None, edgecolor="white"))
+        left = max(0, columns - rows)
+        axis.set(xlim=(-0.5, wide + 0.5), ylim=(-high - 0.5, 0.5), aspect="equal")
+        axis.set_title(f"{rows} rows, {columns} columns:\n" + (f"{left} dimensions are not seen" if left else
+                       "all are seen, at full rank"), fontsize=9)
+        axis.axis("off")
+    return to_image(figure, f"Matrices as grids of squares: {', '.join(f'{r} by {c}' for r, c in shapes)}. Where "
+                            "there are more columns than rows, the columns in excess are hatched.")
+
+
 def meeting_spaces(alt):
     """Draw two planes through the origin, which meet in a line, and three, which meet in the origin alone."""
     import numpy as np
