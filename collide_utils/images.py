@@ -89,6 +89,16 @@ def from_file(path, size=224):
     return _to_tensor(open_rgb(path), size)
 
 
+def from_afar(image, window, gamma=2.2):
+    """Return an image ``(3, H, W)``, clipped as it is shown, as an eye sees it that mixes the light of each `window`.
+
+    `window` is the pair of its height and width in pixels; the result has one pixel for each. A number in an image
+    stands for an amount of light that grows like its power `gamma`.
+    """
+    light = torch.nn.functional.avg_pool2d(image[None].clamp(0, 1) ** gamma, window)
+    return light[0] ** (1 / gamma)
+
+
 def check(image, shape=None, what="image"):
     """Raise TypeError if `image` is not a floating-point tensor, ValueError if it is not finite or of another shape.
 

@@ -65,6 +65,20 @@ def lines_apart(x, panels, xlabel, ylabel, alt):
     return to_image(figure, alt)
 
 
+def waves(shares, title, ylabel, alt):
+    """Draw named tensors ``(h, w)`` of numbers in [0, 1], one for each wave of a cosine transform, against frequency.
+
+    That is the number of half-periods down a window, its row, plus those across, its column; the chart shows the mean
+    over the waves of each.
+    """
+    def mean(share):
+        return [float(share.flip(1).diagonal(place).mean()) for place in range(share.shape[1] - 1, -len(share), -1)]
+
+    curves = {name: mean(share) for name, share in shares.items()}
+    return lines(range(len(next(iter(curves.values())))), curves, title, "frequency: half-periods per window, down plus across",
+                 ylabel, alt, xscale="linear", yscale="linear")
+
+
 def against_band(series, band, title, xlabel, ylabel, alt):
     """Draw named lists of values by their number, from 1, over a grey band: `band` is ``(name, lower, upper)``."""
     figure, axes = subplots(1, 1, (8, 4.2))

@@ -2,7 +2,7 @@
 
 import math
 
-from collide_utils.show.pictures import subplots, to_image
+from collide_utils.show.pictures import images, perturbation, subplots, to_image
 
 _INK, _ACCENT, _PALE = "#00224e", "#b8860b", "0.82"  # dark and middle of cividis' range, in grey too
 
@@ -173,3 +173,11 @@ def one_stem(heads, alt):
         arrow((5.2, 0), (6.0, height))
         block(6.0, height, 2.5, 0.55, words)
     return to_image(figure, alt)
+
+
+def vector(window, alt):
+    """Draw how a vector of a null space, as a tensor ``(3, h, w)``, becomes a picture: by channel, whole, repeated."""
+    window = perturbation(window)
+    channels = [channel.expand(3, -1, -1) for channel in window]
+    return images([*channels, window, window.tile(1, 4, 4)],
+                  ["red values", "green values", "blue values", "one window", "repeated"], alt, columns=5, width=1.6)

@@ -96,6 +96,18 @@ def perturbation(delta):
     return 0.5 + delta / (2 * delta.abs().max())
 
 
+def sheets(tiles, alt, columns=12, repeat=2):
+    """Show lists of small tensors ``(3, h, w)``, one sheet below the other, by their titles.
+
+    Every tile is repeated ``repeat × repeat`` times. `columns` of them stand in a row, with white between.
+    """
+    from torchvision.utils import make_grid
+
+    drawn = [make_grid([tile.tile(1, repeat, repeat) for tile in some], nrow=columns, padding=2, pad_value=1)
+             for some in tiles.values()]
+    return images(drawn, list(tiles), alt, columns=1, width=7.2)
+
+
 def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None, shared=True, extent=None):
     """Draw tensors ``(rows, columns)``, one a title, as heat maps: nothing is smoothed, row 0 is at the top.
 
