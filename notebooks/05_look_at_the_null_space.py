@@ -50,7 +50,7 @@ network = "patchnet"
 # %%
 warnings.simplefilter("ignore", OverlapWarning)  # no tile is added to an image here
 torch.manual_seed(0)
-search, untrained = (NullSpaceSearch(model) for model in (models.load(network), models.load("resnet50", weights=None)))
+search, untrained = map(NullSpaceSearch, (models.load(network), models.load("resnet50", weights=None)))
 W, V, window = search.weight, search.basis, search.geometry.window
 columns, nullity = V.shape
 rank = columns - nullity
@@ -168,8 +168,7 @@ for name, basis in bases.items():
           f"energy in a vector's largest entry: {basis.abs().amax(0).square().mean():.1f}")
 pictures.sheets(
     {name: [negative_black(v.view(3, *window)) for v in basis.T[:12]] for name, basis in bases.items()},
-    alt="Three rows of twelve pictures with negative numbers black. The first row has its dots, one pixel further in "
-        "each picture. The two other rows are noise in many colours, without dots.")
+    alt="Three rows of twelve pictures. The first has its dots; the two others are noise in many colours, without dots.")
 
 # %% [markdown]
 # Same null space, same collisions, other pictures. So look at what does *not* depend on the basis.
@@ -203,12 +202,12 @@ charts.waves(
 # have there?
 
 # %%
-photographs = torch.cat([windows.unfold(search.geometry, images.load(name).double()).flatten(0, 1)
-                         for name in images.names()]).T
+photographs = torch.cat([windows.unfold(search.geometry, images.load(name)).flatten(0, 1) for name in images.names()])
+photographs = photographs.double().T
 total = photographs.square().sum()
 print(f"flat windows alone hold {in_waves(photographs)[:, 0, 0].sum() / total:.0%} of the energy of seven photographs")
-for name, found in {network: search, "stridenet": NullSpaceSearch(models.load("stridenet")),
-                    "untrained ResNet-50": untrained}.items():
+stridenet = NullSpaceSearch(models.load("stridenet"))
+for name, found in {network: search, "stridenet": stridenet, "untrained ResNet-50": untrained}.items():
     print(f"in the null space of {name:<20}{(found.basis.T @ photographs).square().sum() / total:>6.1%}")
 
 # %% [markdown]
@@ -293,6 +292,5 @@ check = exercises.checker(lambda count: count == torch.linalg.matrix_rank(V.view
 check(answer)
 
 # %% jupyter={"source_hidden": true}
-# The mean colour is a linear map to three numbers. What it sends to zero has 3 dimensions fewer than the null space,
-# and a basis that begins there leaves 3 vectors to hold all the flat colour.
+# The mean colour is a linear map to three numbers: all but 3 dimensions of the null space can be free of it.
 check(3)

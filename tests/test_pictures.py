@@ -32,7 +32,7 @@ def figures():
         pictures.map_grid([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
         charts.shaded_table({("a", "c"): 1e-9, ("b", "c"): 0.0}, {("a", "c"): "=", ("b", "c"): "≠"}, ["a", "b"],
                             ["c", "d"], "title", "label", alt="five"),
-        charts.waves({"a": torch.rand(7, 7), "b": torch.rand(5, 9)}, "title", "share", alt="five"),
+        charts.waves({"a": torch.rand(7, 7), "b": torch.rand(7, 7)}, "title", "share", alt="five"),
         pictures.sheets({"a": [torch.rand(3, 7, 7)] * 36, "b": [torch.rand(3, 7, 7)] * 3}, alt="five"),
         drawings.vector(torch.rand(3, 7, 7), alt="five"),
         charts.histogram({"n = 2": [0.1, 0.5]}, "t", "x", "five", {"law": ([0, 1], [1, 0])}, {"mean": 0.3}),

@@ -75,8 +75,8 @@ def waves(shares, title, ylabel, alt):
         return [float(share.flip(1).diagonal(place).mean()) for place in range(share.shape[1] - 1, -len(share), -1)]
 
     curves = {name: mean(share) for name, share in shares.items()}
-    return lines(range(len(next(iter(curves.values())))), curves, title, "frequency: half-periods per window, down plus across",
-                 ylabel, alt, xscale="linear", yscale="linear")
+    return lines(range(len(next(iter(curves.values())))), curves, title,
+                 "frequency: half-periods per window, down plus across", ylabel, alt, xscale="linear", yscale="linear")
 
 
 def against_band(series, band, title, xlabel, ylabel, alt):

@@ -181,3 +181,20 @@ def vector(window, alt):
     channels = [channel.expand(3, -1, -1) for channel in window]
     return images([*channels, window, window.tile(1, 4, 4)],
                   ["red values", "green values", "blue values", "one window", "repeated"], alt, columns=5, width=1.6)
+
+
+def sums(windows, labels, alt):
+    """Draw, for each label, a window ``(3, h, w)`` as the sum of what a network sees of it and of the rest.
+
+    `windows` are three for each label: whole, seen, rest.
+    """
+    figure, axes = subplots(len(labels), 3, (2.2, 2.0))
+    for place, (axis, window) in enumerate(zip(axes.flat, windows, strict=True)):
+        axis.imshow(window.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(("a window", "what the network sees", "the rest")[place % 3] if place < 3 else "", fontsize=9)
+        if place % 3:
+            axis.text(-0.12, 0.5, " =+"[place % 3], transform=axis.transAxes, ha="center", va="center", fontsize=16)
+        else:
+            axis.set_ylabel(labels[place // 3], fontsize=9)
+    return to_image(figure, alt)

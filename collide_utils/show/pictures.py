@@ -37,7 +37,7 @@ def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
              for picture in pictures]
     across = max(round(width * _DPI), *(right for _, _, right in drawn)) + gap
     rows = [range(start, min(start + columns, len(drawn))) for start in range(0, len(drawn), columns)]
-    heads = [8 + 16 * max(1 + titles[place].count("\n") for place in row) for row in rows]
+    heads = [12 + 16 * max(1 + titles[place].count("\n") for place in row) for row in rows]
     bottoms = list(itertools.accumulate(head + max(drawn[place][1] for place in row) + gap
                                         for row, head in zip(rows, heads, strict=True)))
     if legend:
