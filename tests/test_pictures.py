@@ -35,6 +35,8 @@ def figures():
         charts.waves({"a": torch.rand(7, 7), "b": torch.rand(7, 7)}, "title", "share", alt="five"),
         pictures.sheets({"a": [torch.rand(3, 7, 7)] * 36, "b": [torch.rand(3, 7, 7)] * 3}, alt="five"),
         drawings.vector(torch.rand(3, 7, 7), alt="five"),
+        drawings.sums([torch.rand(3, 7, 7)] * 6, ["a", "b"], alt="five"),
+        drawings.nearest_valid(alt="five"),
         charts.histogram({"n = 2": [0.1, 0.5]}, "t", "x", "five", {"law": ([0, 1], [1, 0])}, {"mean": 0.3}),
     ]
 

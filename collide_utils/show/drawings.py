@@ -198,3 +198,22 @@ def sums(windows, labels, alt):
         else:
             axis.set_ylabel(labels[place // 3], fontsize=9)
     return to_image(figure, alt)
+
+
+def nearest_valid(alt):
+    """Draw images of two numbers: the valid ones, those with the features of one, and the nearest to a target."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = subplots(1, 1, (4.6, 3.4))
+    axis = axes[0, 0]
+    axis.add_patch(Rectangle((0, 0), 1, 1, facecolor=_PALE, edgecolor="black"))
+    axis.plot([-0.35, 1.6], [0.1, 0.88], color=_INK, linestyle="--")
+    axis.plot([0, 1], [0.24, 0.64], color=_INK, linewidth=4)
+    axis.annotate("", (1.01, 0.64), (1.3, 1.15), arrowprops=dict(arrowstyle="-|>", color=_ACCENT, lw=2))
+    axis.plot([0.3, 1, 1.3], [0.36, 0.64, 1.15], "o", color=_INK, markersize=8, zorder=3)
+    for x, y, words in ((0.3, 0.26, "photograph $x$"), (1.05, 0.52, "nearest valid image"), (1.36, 1.13, "target"),
+                        (0.05, 0.9, "[0, 1]: all valid images"), (-0.35, -0.08, "$W z = W x$")):
+        axis.text(x, y, words, fontsize=9, va="center")
+    axis.set(xlim=(-0.4, 1.9), ylim=(-0.15, 1.3), aspect="equal")
+    axis.axis("off")
+    return to_image(figure, alt)

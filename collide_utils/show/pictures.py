@@ -40,15 +40,13 @@ def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
     heads = [12 + 16 * max(1 + titles[place].count("\n") for place in row) for row in rows]
     bottoms = list(itertools.accumulate(head + max(drawn[place][1] for place in row) + gap
                                         for row, head in zip(rows, heads, strict=True)))
-    if legend:
-        bottoms[-1] += 26
-    figure = Figure(figsize=(columns * across / _DPI, bottoms[-1] / _DPI))
+    size = columns * across, bottoms[-1] + (26 if legend else 0)
+    figure = Figure(figsize=[(side + 0.01) / _DPI for side in size])  # matplotlib cuts off fractions of a pixel
     for row, bottom in zip(rows, bottoms, strict=True):
         for column, place in enumerate(row):
             picture, high, wide = drawn[place]
             left = column * across + (across - wide) // 2
-            axis = figure.add_axes([left / (columns * across), 1 - (bottom - gap) / bottoms[-1],
-                                    wide / (columns * across), high / bottoms[-1]])
+            axis = figure.add_axes([left / size[0], 1 - (bottom - gap) / size[1], wide / size[0], high / size[1]])
             axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
             axis.set_title(titles[place], fontsize=9)
             axis.set_axis_off()
