@@ -1,10 +1,11 @@
-"""The files in ``data/``: at the top of a clone, inside the package where it was installed from a wheel."""
+"""Where files are. ``data/`` is at the top of a clone, and inside the package where that was installed from a wheel."""
 
 import csv
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 FOLDER = _PACKAGE / "data" if (_PACKAGE / "data").is_dir() else _PACKAGE.parent / "data"
+NOTEBOOKS = _PACKAGE.parent / "notebooks"  # in a clone only
 
 
 def table(*parts):

@@ -5,11 +5,11 @@ import difflib
 import math
 import tomllib
 from collections import Counter
-from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parent.parent
-_LEDGER = _ROOT / "data" / "claims.toml"
-_MEASURED = _ROOT / "data" / "measured.csv"
+from collide_utils import _data
+
+_LEDGER = _data.FOLDER / "claims.toml"
+_MEASURED = _data.FOLDER / "measured.csv"
 ANSWERS = ("holds", "fails", "not testable here")
 checked = {}  # what check was given in this process, by claim
 
@@ -97,9 +97,14 @@ def summary():
 
 
 def section(claim):
-    """Return the heading of the section of its notebook in which a claim is decided; None if it is not."""
+    """Return the heading of the section of its notebook in which a claim is decided; None if it is not.
+
+    The notebooks are part of a clone, not of the installed package: FileNotFoundError outside one.
+    """
     heading = found = None
-    source = _ROOT / "notebooks" / f"{ledger()[claim]['notebook']}.py"
+    source = _data.NOTEBOOKS / f"{ledger()[claim]['notebook']}.py"
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: the notebooks are in a clone of the repository only; run from one")
     for line in source.read_text(encoding="utf-8").splitlines():
         if line.startswith("# ## "):
             heading = line.removeprefix("# ## ")

@@ -1,7 +1,9 @@
 """What the files of the repository promise each other."""
 
 import base64
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -71,6 +73,33 @@ def test_the_readme_sums_up_the_ledger_and_shows_the_picture_of_notebook_00():
                   if "image/png" in o.get("data", {})]
     assert (ROOT / "data" / "collision.png").read_bytes() == base64.b64decode(picture)
     assert "](data/collision.png)" in readme
+
+
+def test_a_wheel_carries_what_the_module_needs(tmp_path):
+    source, site = tmp_path / "source", tmp_path / "site"
+    for part in ("collide_utils", "data"):
+        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, source)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index",
+                    "--disable-pip-version-check", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, site, "zip")
+    code = """if True:
+        import collide_utils
+        from collide_utils import claims, counting, images, models
+        print(collide_utils.__file__)
+        print(models.load("patchnet").conv1.weight.shape[0], len(models.training_record("patchnet")) > 0,
+              len(counting.published()), len(images.names()) > 0 and len(claims.ledger()) > 0)
+        try:
+            claims.section(next(iter(claims.ledger())))
+        except FileNotFoundError as error:
+            print(error)
+        """
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)},
+                         capture_output=True, text=True, check=True)
+    where, found, error = ran.stdout.splitlines()
+    assert where.startswith(str(site)) and found == "64 True 10 True" and error.endswith("run from one")
 
 
 def test_importing_the_module_is_light():
