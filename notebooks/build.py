@@ -2,20 +2,24 @@
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from collide_utils import claims
 
 NOTEBOOKS = Path(__file__).resolve().parent
 BUILD = NOTEBOOKS.parent / "build"
+STOPPED = "\nstopped; nothing is half-written"
 CHECKED = "import json; from collide_utils import claims; print(json.dumps(claims.checked))"
 
 
@@ -27,7 +31,9 @@ def run(notebook, path, bar):
         on_cell_executed=lambda **_: bar.update())
     notebook.cells.append(nbformat.v4.new_code_cell(CHECKED))
     try:
-        client.execute()
+        _execute(client)
+    except DeadKernelError:
+        return {}, f"{path.name}: its kernel died, perhaps for want of memory"
     except CellExecutionError as error:
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         failed = next(number for number, cell in enumerate(code, start=1)
@@ -36,6 +42,27 @@ def run(notebook, path, bar):
     finally:
         last = notebook.cells.pop()
     return json.loads(last.outputs[0].text), None
+
+
+def _execute(client):
+    """Run a notebook in a thread, where nbclient leaves Ctrl-C to us: its own answer is to fail as if a cell had."""
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(client.execute, stderr=subprocess.DEVNULL)  # what a kernel says when it is stopped
+        try:
+            work.result()
+        except KeyboardInterrupt:
+            print(STOPPED, file=sys.stderr)
+            os._exit(130)  # the thread would wait for its cell; a kernel ends with its parent
+
+
+def write_notebook(notebook, path):
+    """Write a notebook beside `path` and put it there in one step: a full disk or a stop leaves the old one whole."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        nbformat.write(notebook, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def main():
@@ -61,7 +88,7 @@ def main():
                 errors.append(error)
             if args.rewrite and not error:
                 notebook.metadata["kernelspec"] = dict(name="python3", display_name="Python 3", language="python")
-                nbformat.write(notebook, path.with_suffix(".ipynb"))
+                write_notebook(notebook, path.with_suffix(".ipynb"))
                 claims.save_measured(measured)
             executed[path.stem] = notebook
     if not (args.rewrite or args.numbers or errors):
@@ -74,4 +101,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
