@@ -95,7 +95,7 @@ print(claims.check("limit-law-closed-form", difference=error))
 # ## Measure the o(1)
 #
 # How far is the law at a finite $n$ from its limit? Edelman also gives it exactly for each $n$, so we need no sampling. We
-# draw the density of $t = \sqrt{n}\,\sigma_{\min}$, which stays finite at zero. Four thousand draws at $n = 200$ show that
+# draw the density of $t = \sqrt{n}\,\sigma_{\min}$, which stays finite at zero. Two thousand draws at $n = 100$ show that
 # formula and matrices agree.
 #
 # A draw does not need the matrix. Dumitriu and Edelman (2002) found a bidiagonal one, of $2n - 1$ independent entries, with
@@ -105,11 +105,11 @@ print(claims.check("limit-law-closed-form", difference=error))
 t = np.linspace(0, 5, 5001)[1:]
 limit = 2 * t * randmat.limit_pdf(t**2)
 exact = {n: 2 * t * randmat.square_pdf(t**2, n) for n in (1, 2, 4, 8, 16, 32, 64)}
-drawn = np.sqrt(200 * sample(200, 200, 4000, rng))
+drawn = np.sqrt(100 * sample(100, 100, 2000, rng))
 charts.histogram(
-    {"4,000 draws, n = 200": drawn}, "How far a square layer squeezes its input", "√n · σ_min", upper=4,
+    {"2,000 draws, n = 100": drawn}, "How far a square layer squeezes its input", "√n · σ_min", upper=4,
     curves={"limit": (t, limit), "n = 1, exactly": (t, exact[1]), "n = 2, exactly": (t, exact[2])},
-    alt="A histogram of root n times the smallest singular value for n = 200 follows the limit curve, which starts at 1 "
+    alt="A histogram of root n times the smallest singular value for n = 100 follows the limit curve, which starts at 1 "
         "and falls. The exact curve for n = 1 starts at 0.8 and lies higher around 1; that for n = 2 is in between.")
 
 # %% [markdown]
@@ -144,12 +144,12 @@ print(claims.check("limit-is-not-equality", distance_1=gap[1], scaled_64=64 * ga
 # %%
 surplus = {"p = n": lambda n: 0, "p = n + n^¼": lambda n: round(n**0.25), "p = n + √n": lambda n: round(n**0.5),
            "p = n + n^¾": lambda n: round(n**0.75), "p = 2n": lambda n: n}
-draws = {100: 400, 1000: 200, 10_000: 40}
+draws = {100: 400, 1000: 200, 10_000: 30}
 found = {name: [sample(n, n + more(n), draws[n], rng) for n in draws] for name, more in surplus.items()}
 medians = {name: [np.median(values) for values in all_n] for name, all_n in found.items()}
 charts.lines(
     list(draws), medians, "The smallest eigenvalue, by the number of outputs", "inputs, n", "median of λ_min",
-    guides={"1/4": [0.25] * len(draws)},
+    guides={"1/4": [0.25] * len(draws), "limit law": [randmat.limit_quantile(0.5) / n for n in draws]},
     alt="The median of the smallest eigenvalue against n, on logarithmic axes, fans out. It falls like 1/n for p = n and "
         "more slowly for a surplus of the fourth root of n. It stays level near a quarter for a surplus of root n. It "
         "rises for larger surpluses, fastest for p = 2n.")
@@ -204,10 +204,10 @@ charts.layer_shapes(
         "than inputs. A few lie on the diagonal, and none in the thin strip above it; the others lie well above.")
 
 # %%
-between = sum(n <= p <= n + n**0.5 for n, p in shapes)
-print(f"{sum(p < n for n, p in shapes)} layers have fewer outputs than inputs: an exact null space, random or not")
-print(f"{between} have as many, or up to √n more: the case of the lemma")
-print(f"{sum(p > n + n**0.5 for n, p in shapes)} have more: no direction is lost, if the weights are random")
+below, above = sum(p < n for n, p in shapes), sum(p > n + n**0.5 for n, p in shapes)
+print(f"fewer outputs than inputs: {below} layers, with an exact null space, random or not")
+print(f"as many outputs, or up to √n more: {len(shapes) - below - above}, the case of the lemma")
+print(f"more outputs than that: {above}, which lose no direction if their weights are random")
 
 # %% [markdown]
 # Most layers do not need the lemma: their shape alone makes them blind to something. The next notebook takes one of them

@@ -34,7 +34,7 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
     axis = axes[0, 0]
     for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
         axis.plot(x, values, marker=marker, linestyle="" if style == "dots" else line, markersize=4, color=grey,
-                  markevery=1 if style == "dots" else max(1, len(x) // 16), label=name,
+                  markevery=max(1, len(x) // (40 if style == "dots" else 16)), label=name,
                   drawstyle="steps-post" if style == "steps" else "default")
     for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
         axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
