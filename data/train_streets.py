@@ -5,7 +5,8 @@
 DIR holds train, trainannot, val, valannot, test and testannot. An epoch is a pass over the 367 training frames; each
 ends with a checkpoint in the work folder, from which an interrupted run goes on to the same bits (one thread, one
 machine). What the course ships (``data/models``: weights, street_training.csv, street_scores.csv) is written when a
-network is finished. `streetboxes` starts from the body of the finished `streetnet` and keeps its stem.
+network is finished. `streetboxes` starts from the body of the finished `streetnet`, of which it keeps all but the
+feature pyramid.
 
 Choices are made on the val part. The test part is only measured.
 """
@@ -32,7 +33,8 @@ from collide_utils import images, models, streets
 OUT, SHOWN = (Path(__file__).resolve().parent / name for name in ("models", "street"))
 UNLABELLED = 11
 BATCH, WEIGHT_DECAY, WARMUP, EMA = 8, 0.02, 0.05, 0.998
-RECIPES = {"streetnet": dict(seed=11, epochs=100, lr=2e-3), "streetboxes": dict(seed=12, epochs=60, lr=1e-3)}
+RECIPES = {"streetnet": dict(seed=11, lr=2e-3, cycle=100, leave=22, epochs=64),
+           "streetboxes": dict(seed=12, lr=1e-3, cycle=30, leave=15, epochs=30)}
 CROP, SCALES = (196, 252), (0.5, 1.0)  # what is trained on: pixels, and the size of the frame that they are cut from
 SMALLEST_BOX = 100  # pixels of a component, in a frame of 480×360
 
@@ -169,13 +171,25 @@ def measure(name, model, pairs):
 # Training ------------------------------------------------------------------------------------------------------------
 
 def build(name):
-    """Return an untrained network; `streetboxes` with the body of the finished `streetnet`, its stem fixed."""
+    """Return an untrained network; `streetboxes` with the body of the finished `streetnet`."""
     model = streets.build(name, models.MEAN, models.STD)
     if name == "streetboxes":
         model.backbone.load_state_dict(models.load("streetnet").backbone.state_dict())
-        for part in (model.backbone.conv1, model.backbone.bn1):
+        for part in kept(model):
             part.requires_grad_(False)
     return model
+
+
+def kept(model):
+    """Return what `streetboxes` keeps of `streetnet` as it is: the stem and the blocks, but not the pyramid on top."""
+    return [getattr(model.backbone, part) for part in ("conv1", "bn1", "layer1", "layer2", "layer3")]
+
+
+def learning_rate(recipe, epoch):
+    """Return the rate at a (fractional) epoch: up, down along a cosine, and from `leave` on straight to zero."""
+    done = epoch / recipe["cycle"]
+    rate = recipe["lr"] * min(done / WARMUP, 0.5 * (1 + math.cos(math.pi * done)))
+    return rate * min(1, (recipe["epochs"] - epoch) / (recipe["epochs"] - recipe["leave"]))
 
 
 def train(name, data, val, work, recipe):
@@ -209,11 +223,11 @@ def train(name, data, val, work, recipe):
     for epoch in bar:
         model.train()
         if name == "streetboxes":
-            model.backbone.bn1.eval()
+            for part in kept(model):
+                part.eval()
         losses = []
         for step, rows in enumerate(torch.randperm(len(frames), generator=generator)[: steps * BATCH].split(BATCH)):
-            done = (epoch + step / steps) / epochs
-            rate = recipe["lr"] * min(done / WARMUP, 0.5 * (1 + math.cos(math.pi * done)))
+            rate = learning_rate(recipe, epoch + step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             views = [augment(frames[i], labels[i], found[i], generator) for i in rows.tolist()]
