@@ -282,6 +282,16 @@ def test_boxes_match_one_to_one_by_place_and_label():
     assert list(found.changes)[-3:] == ["output.0.boxes", "output.0.labels", "output.0.scores"]
 
 
+def test_equal_labels_on_other_boxes_are_no_collision():
+    def boxes(x):
+        return [{"boxes": 100 * x[0, 0, :, :4], "labels": (x[0, 0, :, 4] > 0.5).long()}]
+
+    x = torch.rand(3, 7, 6, generator=torch.Generator().manual_seed(1))
+    found = compare(Wrapped(nn.Identity(), boxes), x, x + torch.eye(7, 6) * (torch.arange(6) < 4))
+    assert found.changes["output.0.labels"] == 0 < found.changes["output.0.boxes"]
+    assert found.collides_from is None and found.verdict == "no collision: 3 boxes of 7 match"
+
+
 def test_another_number_of_boxes_is_no_crash():
     def boxes(x):
         seen = x[0, 0, x[0, 0, :, 0] > 0.5]
