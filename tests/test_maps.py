@@ -1,3 +1,4 @@
+import copy
 import gc
 import math
 import warnings
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from collide_utils import images, maps, models, windows
+from collide_utils import images, maps, models, nullspace, windows
+from collide_utils.comparison import compare
 from collide_utils.maps import theory
+from collide_utils.maps.theory import Collision
 from collide_utils.search import NullSpaceSearch
 
 SIZE = 84  # the shipped networks take any size, and this one is a seventh of the work
@@ -45,9 +48,10 @@ def y(network, x):
 
 
 def agrees_with_theory(rows):
+    """Of pairs drawn at random all that is not forced to be equal is different."""
     for row in rows:
-        assert row.verdict == row.theory, row
-        assert row.difference < 1e-9 if row.theory == maps.SAME else row.difference > 1e-2, row
+        assert (row.verdict == maps.EQUAL) == (row.theory == maps.EQUAL), row
+        assert row.difference < 1e-9 if row.theory == maps.EQUAL else row.difference > 1e-2, row
 
 
 @pytest.mark.parametrize("name", ["patchnet", "patchnet-l2"])
@@ -63,40 +67,37 @@ def test_every_row_is_as_the_theory_says(name):
 
 
 def test_every_row_is_as_the_theory_says_on_a_vision_transformer():
-    # A ViT-B/32 for images of 64×64 pixels. torchvision leaves its head at zero, where every gradient vanishes.
-    model = torchvision.models.vit_b_32(weights=None, image_size=64).double().eval()
+    # Two layers of one, for images of 64×64 pixels. torchvision leaves its head at zero, where every gradient vanishes.
+    model = torchvision.models.VisionTransformer(64, 32, 2, 2, 48, 64, num_classes=3).double().eval()
     nn.init.normal_(model.heads.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    seen = torch.linalg.qr(model.conv_proj.weight.detach().flatten(1).T)[0]
-    methods = ["activation", "grad_cam", "gradient_x_activation", "saliency", "input_x_gradient"]
+    search = NullSpaceSearch(model, (3, 64, 64))
     for seed, photograph in enumerate(PHOTOGRAPHS):
-        noise = torch.randn(3072, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        delta = F.fold((noise - seen @ (seen.T @ noise))[None], 64, 32, stride=32)[0]
         image = images.load(photograph, size=64).double()
-        agrees_with_theory(maps.compare_maps(model, image, image + delta, ["conv_proj"], methods))
-    rows = maps.compare_maps(model, image, image + delta, ["conv_proj"],
-                          ["ablation", "guided_grad_cam", "guided_backprop", "occlusion_28", "occlusion_32"])
-    agrees_with_theory(rows)
-    said = {row.method: row.theory for row in rows}
-    assert said["occlusion_28"] == maps.DIFFERENT and said["occlusion_32"] == maps.SAME
+        other = search.collide(image, search.random(torch.Generator().manual_seed(seed)), 2048)
+        rows = maps.compare_maps(model, image, other, ["conv_proj"])
+        agrees_with_theory(rows)
+        said = {row.method: row.theory for row in rows}
+        assert said["occlusion_28"] == maps.NOT_FORCED and said["occlusion_32"] == maps.EQUAL
 
 
 def test_the_theory_in_words(network, x, y):
     theory = {row[:3]: row.theory for row in maps.compare_maps(network, x, y, ["normalize", "conv1", "layer1"])}
     for method in ("activation", "grad_cam", "gradient_x_activation", "guided_grad_cam"):
         same = {(layer, side) for layer in ("normalize", "conv1", "layer1") for side in ("input", "output")
-                if theory[method, layer, side] == maps.SAME}
+                if theory[method, layer, side] == maps.EQUAL}
         assert same == {("conv1", "output"), ("layer1", "input"), ("layer1", "output")}
     for method in ("saliency", "guided_backprop", "smoothgrad", "occlusion_28"):
-        assert theory[method, None, None] == maps.SAME
+        assert theory[method, None, None] == maps.EQUAL
     for method in ("input_x_gradient", "integrated_gradients", "occlusion_32"):
-        assert theory[method, None, None] == maps.DIFFERENT
+        assert theory[method, None, None] == maps.NOT_FORCED
 
 
 def test_maps_are_neither_zero_nor_blind_to_a_perturbation_that_does_not_collide(network, x, y):
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise *= (y - x).norm() / noise.norm()
     rows = maps.compare_maps(network, x, x + noise, ["conv1", "layer1"])
-    assert all(row.verdict == row.theory == maps.DIFFERENT and row.difference > 1e-2 for row in rows)
+    assert all((row.verdict, row.theory) == (maps.DIFFERENT, maps.NOT_FORCED) for row in rows)
+    assert min(row.difference for row in rows) > 1e-2
 
 
 def test_by_default_every_layer_that_has_rows_and_columns(network, x, y):
@@ -113,7 +114,7 @@ def test_a_layer_that_holds_the_colliding_one():
     search = NullSpaceSearch(model, (3, 8, 8))
     x = torch.rand(3, 8, 8, dtype=torch.float64)
     rows = maps.compare_maps(model, x, search.collide(x, search.random(), 512), ["0", "0.1"], ["activation"])
-    assert [row.theory for row in rows] == [maps.DIFFERENT, maps.SAME, maps.SAME, maps.SAME]
+    assert [row.theory for row in rows] == [maps.NOT_FORCED, maps.EQUAL, maps.EQUAL, maps.EQUAL]
     agrees_with_theory(rows)
 
 
@@ -125,17 +126,169 @@ def test_a_fully_connected_first_layer():
     agrees_with_theory(maps.compare_maps(model, x, search.collide(x, search.random(), 2048), methods=at_image))
 
 
-def test_collisions_of_which_there_is_no_theory_are_refused():
+def said_of(rows):
+    """What the theory says, by method and place, after a look that nothing is different that must be equal."""
+    for row in rows:
+        assert row.theory == maps.NOT_FORCED or (row.verdict == maps.EQUAL and row.difference < 1e-9), row
+    return {row[:3]: row.theory == maps.EQUAL for row in rows}
+
+
+def at(said, method, layers):
+    return [said[method, layer, side] for layer in layers for side in ("input", "output")]
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.relu = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.relu(x + self.second(self.relu(self.first(x))))
+
+
+def deep(nonlinear, pool):
+    """A stem that does not collide by itself, what stands behind it, and a block with a skip connection."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nonlinear, nn.Conv2d(4, 4, 1), nn.Tanh(), pool, Block(),
+                          nn.Flatten(), nn.LazyLinear(3)).double()
     x = torch.rand(3, 8, 8, dtype=torch.float64)
-    for model, where in ((nn.Sequential(nn.ReLU(), nn.Conv2d(3, 2, 8), nn.Flatten()), "'0' .ReLU."),
-                         (nn.Sequential(nn.Tanh(), nn.Conv2d(3, 2, 8), nn.Flatten()), "'1' .Conv2d.")):
-        if where.startswith("'0'"):
-            pair = -x, -2 * x
-        else:
-            kernel = torch.linalg.svd(model.double()[1].weight.detach().flatten(1))[2][-1].view(3, 8, 8)
-            pair = x, torch.atanh(torch.tanh(x) + 0.1 * kernel)
-        with pytest.raises(ValueError, match=f"{where} on, but the theory"):
-            maps.compare_maps(model.double(), *pair, ["1"], ["saliency"])
+    model(x[None])
+    return model, x
+
+
+def null_direction(layers, x, rows=None):
+    """A change of x that the derivative of some layers at x maps to zero, in some of its rows."""
+    jacobian = torch.autograd.functional.jacobian(lambda image: layers(image[None]).flatten(), x).flatten(1)
+    basis = nullspace.null_space(jacobian if rows is None else jacobian[rows])
+    direction = basis @ torch.randn(basis.shape[1], dtype=torch.float64)
+    return (direction / direction.abs().max()).view_as(x)
+
+
+def test_a_pair_that_collides_from_a_relu_on():
+    model, x = deep(nn.ReLU(), nn.AdaptiveAvgPool2d(4))
+    model[0].bias.data -= 0.3  # so that many responses are negative
+    with torch.no_grad():
+        active = model[0](x[None]).flatten() > -1e-3
+    y = x + 1e-4 * null_direction(model[:1], x, active)
+    assert compare(model, x, y).collides_from == "1"
+    said = said_of(maps.compare_maps(model, x, y, ["0", "1", "2"]))
+    for method in ("activation", "grad_cam", "ablation"):
+        assert at(said, method, "012") == [False, False, False, True, True, True]
+    assert said["saliency", None, None] and said["guided_backprop", None, None]
+    assert not any(said[method, None, None] for method in ("smoothgrad", "input_x_gradient", "occlusion_28"))
+
+
+def test_a_pair_that_collides_from_a_max_pool_on():
+    model, x = deep(nn.MaxPool2d(2), nn.Identity())
+    y = x + 1e-4 * null_direction(model[:2], x)
+    assert compare(model, x, y).collides_from == "1"
+    said = said_of(maps.compare_maps(model, x, y, ["0", "1", "2"]))
+    assert at(said, "grad_cam", "012") == [False, False, False, True, True, True]
+    assert not said["saliency", None, None]
+
+
+def test_a_pair_that_collides_from_within_a_network_on():
+    model, x = deep(nn.Tanh(), nn.AdaptiveAvgPool2d(4))
+    y = x + 0.1 * null_direction(model[:5], x)
+    for _ in range(8):  # Newton's method, back to the features of x behind the average pool
+        jacobian = torch.autograd.functional.jacobian(lambda image: model[:5](image[None]).flatten(), y).flatten(1)
+        with torch.no_grad():
+            missing = (model[:5](x[None]) - model[:5](y[None])).flatten()
+        y = y + (torch.linalg.pinv(jacobian) @ missing).view_as(y)
+    assert compare(model, x, y).collides_from == "4" and (y - x).abs().max() > 0.01
+    said = said_of(maps.compare_maps(model, x, y, ["0", "4", "5", "5.first", "5.second"]))
+    for method in ("activation", "grad_cam", "gradient_x_activation", "ablation"):
+        assert at(said, method, ("0", "4")) == [False, False, False, True]
+        assert all(at(said, method, ("5", "5.first", "5.second")))
+    assert not any(said[method, None, None] for method in ("saliency", "smoothgrad", "occlusion_28"))
+
+
+class Bypass(nn.Module):
+    """Two convolutions read the image, and what they return meets behind both."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 2, 4, stride=4), nn.Conv2d(3, 2, 4, stride=4)
+        self.joined, self.head = nn.Conv2d(2, 2, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.joined(self.one(x) * self.two(x)).flatten(1))
+
+
+def tiles(*weights):
+    """An image of 8×8 pixels of which windows of 4×4 pixels, side by side, lie in the null space of all the weights."""
+    basis = nullspace.null_space(torch.cat([weight.detach().flatten(1) for weight in weights]))
+    windows = basis @ torch.randn(basis.shape[1], 4, dtype=torch.float64)
+    return F.fold(windows[None], 8, 4, stride=4)[0]
+
+
+def test_no_single_layer_before_the_join_decides():
+    model, x = Bypass().double(), torch.rand(3, 8, 8, dtype=torch.float64)
+    y = x + tiles(model.one.weight, model.two.weight)
+    assert compare(model, x, y).collides_from == "one"
+    assert Collision(model, x[None], y[None], "one", ["joined"]).cut == "joined"
+    said = said_of(maps.compare_maps(model, x, y, ["one", "joined"]))
+    assert said["grad_cam", "joined", "output"] and not said["grad_cam", "one", "output"]
+    assert not said["saliency", None, None]
+
+
+class Clamp(nn.Module):
+    def forward(self, x):
+        return x.clamp(0, 1)
+
+
+def test_a_network_that_clamps_is_not_affine_though_it_is_between_black_and_white():
+    model = nn.Sequential(Clamp(), nn.Conv2d(3, 4, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).double()
+    x, v = torch.full((3, 8, 8), 0.5, dtype=torch.float64), tiles(model[1].weight)
+    said = said_of(maps.compare_maps(model, x, x + 0.4 * v / v.abs().max(), ["1"], ["saliency", "grad_cam"]))
+    assert not said["saliency", None, None] and said["grad_cam", "1", "output"]
+
+
+class Normalise(nn.Module):
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, x):
+        return x.sub_(0.5).div_(0.25) if self.in_place else (x - 0.5) / 0.25
+
+
+def test_a_network_that_normalises_in_place_has_the_maps_of_one_that_does_not():
+    image, found = torch.rand(3, 8, 8), []
+    kept = image.clone()
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(Normalise(in_place), nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Flatten(),
+                              nn.Linear(16, 3))
+        found.append([maps.compute(name, model, image, "1" if method.at == "layer" else None, target=1)
+                      for name, method in maps.METHODS.items()])
+    assert torch.equal(image, kept)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_method_works_in_half_precision(dtype):
+    model = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3))
+    image = torch.rand(3, 8, 8)
+    for name, method in maps.METHODS.items():
+        layer = "0" if method.at == "layer" else None
+        half = maps.compute(name, copy.deepcopy(model).to(dtype), image, layer, target=1)
+        full = maps.compute(name, model, image, layer, target=1)
+        assert half.dtype == dtype and float((half.float() - full).norm() / full.norm()) < 0.1, name
+
+
+class Dictionary(nn.Sequential):
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+def test_a_model_that_returns_more_than_logits_is_explained_by_an_output_function():
+    layers = nn.Conv2d(3, 4, 2, stride=2), nn.ReLU(), nn.Conv2d(4, 3, 1)
+    plain, x = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.rand(3, 8, 8)
+    found = maps.compute("grad_cam", Dictionary(*layers), x, "0", output=lambda said: said["out"].mean((2, 3)))
+    torch.testing.assert_close(found, maps.compute("grad_cam", plain, x, "0"))
+    with pytest.raises(ValueError, match="not a dict: give output"):
+        maps.compute("grad_cam", Dictionary(*layers), x, "0")
 
 
 geometries = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.integers(5, 24),
@@ -154,7 +307,7 @@ def test_a_block_cuts_a_window_just_if_some_window_sees_two_blocks(drawn):
     seen = F.unfold(labels, w, dilation=dilation, padding=padding, stride=stride)
     lowest = seen.masked_fill(seen == 0, math.inf).amin(1)
     sees_two = bool(((seen.amax(1) > 0) & (seen.amax(1) != lowest)).any())
-    assert theory._cut(windows.geometry(layer, (1, n, n)), lambda _: block) == sees_two
+    assert theory.cuts(windows.geometry(layer, (1, n, n)), lambda _: block) == sees_two
 
 
 def split(model, image, layer, side):
@@ -204,7 +357,7 @@ def ablation(tensor, rest):
                 blanked = tensor.clone()
                 blanked[:, :, i:i + size, j:j + size] = 0
                 expected[i:i + size, j:j + size] = logits[target] - rest(blanked)[0, target]
-    return expected * tensor.shape[1]  # every channel of a block is given the block's effect, and channels are added
+    return expected
 
 
 @pytest.mark.parametrize("layer, side", [("2", "output"), ("2", "input"), ("3", "output"), ("3", "input")])
@@ -233,7 +386,7 @@ def test_maps_at_the_image_equal_their_formulas(network, x):
     blanked[:, 28:56, 56:] = 0
     effect = (logits[2] - network(blanked[None])[0, 2]).detach()
     found = maps.compute("occlusion_28", network, x, target=2)[28:56, 56:]
-    torch.testing.assert_close(found, (3 * effect).expand(28, 28))
+    torch.testing.assert_close(found, effect.expand(28, 28))
 
 
 def test_guided_backpropagation_lets_only_positive_gradients_through_a_relu():

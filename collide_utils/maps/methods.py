@@ -31,8 +31,9 @@ class Method:
     paper : who proposed it.
     at : ``"layer"`` if it is a map of a layer's input or output, ``"image"`` if it is one of the pixels.
     reads : what enters the map: ``"activation"`` (the tensor at the layer), ``"pixels"`` (the image, as a factor),
-        ``"gradient"`` (of the class's logit, at the layer or at the image), ``"blocks"`` (the logit when a block of the
-        layer's tensor, or of the image, is set to zero).
+        ``"gradient"`` (of the class's logit, at the layer or, in a map of the image, there), ``"image gradient"`` (in a
+        map of a layer, that at the image too), ``"gradients around"`` (those at images nearby), ``"blocks"`` (the logit
+        when a block of the layer's tensor, or of the image, is set to zero).
     reduction : what becomes of the channels: ``"mean"``, ``"sum"`` or ``"largest"`` (the largest absolute value).
     block : for ``"blocks"``, the side of a block as a function of the side of what is cut into blocks.
     """
@@ -50,7 +51,7 @@ class Method:
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
-            attribution = self.attribute(captum.attr, call).detach()[0]
+            attribution = self.attribute(captum.attr, call).detach()[0].to(call.image)
         return {"mean": attribution.mean, "sum": attribution.sum, "largest": attribution.abs().amax}[self.reduction](0)
 
 
@@ -119,10 +120,10 @@ def _guided_backprop(captum, call):
 
 
 def _smoothgrad(captum, call):
-    with torch.random.fork_rng(devices=[call.image.device] if call.image.is_cuda else []):
-        torch.manual_seed(0)
-        return captum.NoiseTunnel(captum.Saliency(call.model)).attribute(
-            call.image, target=call.target, nt_type="smoothgrad", nt_samples=16, stdevs=0.1, abs=False)
+    # The random state is seeded for every map. captum.NoiseTunnel would draw in half precision, which torch cannot.
+    noise = 0.1 * torch.randn(16, *call.image.shape[1:], dtype=torch.float64)
+    nearby = (call.image + noise.to(call.image)).detach().requires_grad_()
+    return captum.Saliency(call.model).attribute(nearby, call.target, abs=False).mean(0, keepdim=True)
 
 
 def _input_x_gradient(captum, call):
@@ -157,20 +158,21 @@ def _32(n):
 
 
 _ACTIVATION, _BLOCKS, _GRADIENT = (frozenset({what}) for what in ("activation", "blocks", "gradient"))
-_PIXELS = frozenset({"pixels"})
+_PIXELS, _AROUND = frozenset({"pixels"}), frozenset({"gradients around"})
 METHODS = {
     "activation": Method("Yosinski et al. 2015", "layer", _ACTIVATION, "mean", _activation),
-    "ablation": Method("Zeiler and Fergus 2014, at a layer", "layer", _BLOCKS, "sum", _ablation, _quarter),
+    "ablation": Method("Zeiler and Fergus 2014, at a layer", "layer", _BLOCKS, "mean", _ablation, _quarter),
     "grad_cam": Method("Selvaraju et al. 2017", "layer", _ACTIVATION | _GRADIENT, "sum", _grad_cam),
     "gradient_x_activation": Method("Shrikumar et al. 2016, at a layer", "layer", _ACTIVATION | _GRADIENT, "sum",
                                     _gradient_x_activation),
-    "guided_grad_cam": Method("Selvaraju et al. 2017", "layer", _ACTIVATION | _GRADIENT, "largest", _guided_grad_cam),
+    "guided_grad_cam": Method("Selvaraju et al. 2017", "layer", _ACTIVATION | _GRADIENT | {"image gradient"}, "largest",
+                              _guided_grad_cam),
     "saliency": Method("Simonyan, Vedaldi and Zisserman 2014", "image", _GRADIENT, "largest", _saliency),
     "guided_backprop": Method("Springenberg et al. 2015", "image", _GRADIENT, "largest", _guided_backprop),
-    "smoothgrad": Method("Smilkov et al. 2017", "image", _GRADIENT, "largest", _smoothgrad),
+    "smoothgrad": Method("Smilkov et al. 2017", "image", _AROUND, "largest", _smoothgrad),
     "input_x_gradient": Method("Shrikumar et al. 2016", "image", _PIXELS | _GRADIENT, "sum", _input_x_gradient),
     "integrated_gradients": Method("Sundararajan, Taly and Yan 2017", "image", _PIXELS | _GRADIENT, "sum",
                                    _integrated_gradients),
-    "occlusion_28": Method("Zeiler and Fergus 2014", "image", _BLOCKS, "sum", _occlusion(_28), _28),
-    "occlusion_32": Method("Zeiler and Fergus 2014", "image", _BLOCKS, "sum", _occlusion(_32), _32),
+    "occlusion_28": Method("Zeiler and Fergus 2014", "image", _BLOCKS, "mean", _occlusion(_28), _28),
+    "occlusion_32": Method("Zeiler and Fergus 2014", "image", _BLOCKS, "mean", _occlusion(_32), _32),
 }
