@@ -1,6 +1,7 @@
 """Charts for the notebooks, as pictures with alternative texts like those of :mod:`~collide_utils.show.pictures`."""
 
 
+import itertools
 import math
 
 from collide_utils.show.pictures import subplots, to_image
@@ -12,7 +13,7 @@ def change_by_layer(comparisons, alt):
     """Draw the relative feature change of every layer, one line for each of the named :class:`Comparison` objects."""
     figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
-    for (name, comparison), (marker, line), grey in zip(comparisons.items(), _STYLES, _greys(), strict=False):
+    for (name, comparison), (marker, line, grey) in zip(comparisons.items(), _styles(), strict=False):
         values = [max(change, 1e-17) for change in comparison.changes.values()]
         axis.semilogy(values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
     axis.set_xticks(range(len(comparison.changes)), comparison.changes, rotation=90, fontsize=6)
@@ -32,11 +33,11 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
 
     figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
-    for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+    for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
         axis.plot(x, values, marker=marker, linestyle="" if style == "dots" else line, markersize=4, color=grey,
                   markevery=max(1, len(x) // (40 if style == "dots" else 16)), label=name,
                   drawstyle="steps-post" if style == "steps" else "default")
-    for (name, values), (_, line) in zip((guides or {}).items(), _STYLES[1:], strict=False):
+    for (name, values), (_, line) in zip((guides or {}).items(), itertools.cycle(_STYLES[1:]), strict=False):
         axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     low, high = axis.get_ylim()
@@ -56,7 +57,7 @@ def lines_apart(x, panels, xlabel, ylabel, alt):
     for axis, (title, series) in zip(axes[0], panels.items(), strict=True):
         axis.sharey(axes[0, 0])
         axis.label_outer()
-        for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+        for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
             axis.loglog(x, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name)
         axis.set_title(title, fontsize=10)
     axes[0, 0].set_ylabel(ylabel)
@@ -85,7 +86,7 @@ def against_band(series, band, title, xlabel, ylabel, alt):
     axis = axes[0, 0]
     name, lower, upper = band
     axis.fill_between(range(1, len(lower) + 1), lower, upper, color="0.8", label=name)
-    for (name, values), (marker, line), grey in zip(series.items(), _STYLES, _greys(), strict=False):
+    for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
         numbers = range(1, len(values) + 1)
         axis.plot(numbers, values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -107,12 +108,12 @@ def histogram(samples, title, xlabel, alt, curves=None, marks=None, upper=None):
     axis = axes[0, 0]
     upper = upper or max(max(sample) for sample in samples.values())
     edges = np.linspace(0, upper, 41)
-    for (name, sample), grey in zip(samples.items(), ("0.8", "0.55"), strict=False):
+    for (name, sample), grey in zip(samples.items(), itertools.cycle(("0.8", "0.55", "0.3")), strict=False):
         weights = np.full(len(sample), 1 / len(sample) / edges[1])
         axis.hist(sample, edges, weights=weights, color=grey, edgecolor="white", alpha=0.8, label=name)
-    for (name, (x, y)), (_, line), colour in zip((curves or {}).items(), _STYLES, _greys(), strict=False):
+    for (name, (x, y)), (_, line, colour) in zip((curves or {}).items(), _styles(), strict=False):
         axis.plot(x, y, linestyle=line, color=colour, linewidth=2, label=name)
-    for (name, x), (_, line) in zip((marks or {}).items(), _STYLES[1:], strict=False):
+    for (name, x), (_, line) in zip((marks or {}).items(), itertools.cycle(_STYLES[1:]), strict=False):
         axis.axvline(x, linestyle=line, color="black", label=name)
     axis.set(title=title, xlabel=xlabel, ylabel="probability density", xlim=(0, upper))
     axis.legend()
@@ -170,7 +171,7 @@ def strips(groups, title, xlabel, alt, xscale="linear", limits=(-0.02, 1.02)):
     figure, axes = subplots(1, 1, (8, 1.6 + max(1.2, 0.24 * len(groups))))
     axis = axes[0, 0]
     series = list(next(iter(groups.values())))
-    for name, (marker, _), grey in zip(series, _STYLES, _greys(), strict=False):
+    for name, (marker, _, grey) in zip(series, _styles(), strict=False):
         points = [(value, place) for place, group in enumerate(groups.values()) for value in group[name]]
         axis.plot(*zip(*points, strict=True), marker, markersize=6, color=grey, alpha=0.7, label=name)
     axis.set_yticks(range(len(groups)), groups, fontsize=8)
@@ -211,6 +212,13 @@ def shaded_table(values, marks, rows, columns, title, label, alt, limits=(1e-16,
     ticks = range(math.ceil(low), math.floor(high) + 1, 4)
     bar.set_ticks(list(ticks), labels=[f"$10^{{{tick}}}$" if tick else "1" for tick in ticks])
     return to_image(figure, alt)
+
+
+def _styles():
+    """Marker, line and colour of one series after the other, without end; no two of the first 36 are the same."""
+    colours = _greys()
+    for number in itertools.count():
+        yield *_STYLES[(number + number // 6) % 6], colours[number % 6]
 
 
 def _greys():
