@@ -200,8 +200,8 @@ draw(1000, 1)
 shapes = [(row.columns, row.rows) for row in counting.per_layer(network)]
 charts.layer_shapes(
     shapes, f"The layers of {network}",
-    alt=f"Layers of {network} by inputs and outputs on logarithmic axes. Most dots lie in the shaded half with fewer outputs "
-        "than inputs. A few lie on the diagonal, and none in the thin strip above it; the others lie well above.")
+    alt=f"The layers of {network} as dots, by inputs and outputs on logarithmic axes. The half with fewer outputs than inputs "
+        "is shaded; a thin strip above it ends at n plus root n outputs.")
 
 # %%
 below, above = sum(p < n for n, p in shapes), sum(p > n + n**0.5 for n, p in shapes)

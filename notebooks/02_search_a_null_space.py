@@ -225,7 +225,7 @@ pictures.images(
         "that it names for the perturbed numbers, and what it says of the picture as shown.")
 
 # %% [markdown]
-# Every label falls. The reason is geometry, not training. So the recipe is exact on networks that cut the image into
+# Label after label falls. The reason is geometry, not training. So the recipe is exact on networks that cut the image into
 # patches *and* whose weight has fewer rows than columns. Few do both: of torchvision's 18 architectures whose first
 # windows do not overlap, only ViT-B/32 and ViT-L/32. What a layer with overlapping windows cannot see is the subject
 # of [Mind the overlap](09_mind_the_overlap.ipynb).

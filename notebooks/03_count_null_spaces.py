@@ -75,7 +75,7 @@ rows = counting.per_layer(network)
 charts.null_shares(
     rows, f"The weights of {network}, by shape alone",
     alt=f"One bar for each of the {len(rows)} weights of {network}, divided into the share of columns that its rows can see "
-        "and the rest. For most weights the rest is larger.")
+        "and the rest, its null space.")
 
 # %% [markdown]
 # ## Recompute the table
