@@ -153,8 +153,13 @@ def check(model):
         raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
 
 
+def first_tensor(value):
+    """Return the first of :func:`tensors`, which stands for what a layer takes or returns; None if there is none."""
+    return next((tensor for _, tensor in tensors(value)), None)
+
+
 def _first_copy(value):
-    first = next((tensor for _, tensor in tensors(value)), None)
+    first = first_tensor(value)
     return first if first is None else (first.dequantize() if first.is_quantized else first).detach().clone()
 
 

@@ -1,0 +1,119 @@
+"""A layer's Jacobian at an image, formed or not, and the smallest step that changes the features as wanted."""
+
+
+import torch
+from scipy.sparse.linalg import LinearOperator, cg, lsmr
+
+_RIDGE = 1e-5  # relative to the mean squared norm of a row
+
+
+class Dense:
+    """A Jacobian as a matrix ``(outputs, pixels)``."""
+
+    def __init__(self, rows):
+        self.rows, self.dtype = rows, rows.dtype
+        gram = (rows @ rows.T).double()
+        self.factor = torch.linalg.cholesky(_ridged(gram)).to(rows)
+
+    def forward(self, change):
+        """J times a flat image."""
+        return self.rows @ change
+
+    def adjoint(self, weights):
+        """Jᵀ times a vector of features."""
+        return weights @ self.rows
+
+    def whiten(self, residual):
+        """A vector as long as the smallest change of the image that makes `residual`: ``‖J⁺ residual‖``."""
+        return torch.linalg.solve_triangular(self.factor.to(residual), residual[:, None], upper=False)[:, 0]
+
+    def solve(self, free, residual):
+        """Solve ``J D Jᵀ v = residual`` with D the diagonal matrix of `free`, damped a little."""
+        gram = _ridged(((self.rows * free) @ self.rows.T).double())
+        return torch.linalg.solve(gram, residual.double()).to(residual)
+
+
+class Implicit:
+    """The Jacobian of the function `features` from an image to a vector, as products alone: for many outputs."""
+
+    def __init__(self, features, image):
+        self.dtype = image.dtype
+        with torch.enable_grad():
+            self._image = image.detach().clone().requires_grad_()
+            self._output = features(self._image)
+            self._weights = torch.zeros_like(self._output, requires_grad=True)
+            self._adjoint, = torch.autograd.grad(self._output, self._image, self._weights, create_graph=True,
+                                                 materialize_grads=True)
+        draw = torch.randint(2, self._output.shape, generator=torch.Generator().manual_seed(0))
+        signs = 2 * draw.to(self._output) - 1
+        # Hutchinson's estimate of the mean squared norm of a row
+        self._scale = finite(self.adjoint(signs)).square().sum() / len(signs)
+
+    def forward(self, change):
+        """As :meth:`Dense.forward`: Jᵀ is linear, so the gradient of its product with a vector is J."""
+        return torch.autograd.grad(self._adjoint, self._weights, change.view_as(self._image), retain_graph=True,
+                                   materialize_grads=True)[0]
+
+    def adjoint(self, weights):
+        """As :meth:`Dense.adjoint`, by a backward pass."""
+        return torch.autograd.grad(self._output, self._image, weights, retain_graph=True,
+                                   materialize_grads=True)[0].flatten()
+
+    def whiten(self, residual):
+        """The residual over the root mean square norm of a row: pixels only roughly, where :class:`Dense` has ‖J⁺r‖."""
+        return residual / self._scale.sqrt().to(residual).clamp(min=torch.finfo(residual.dtype).tiny)
+
+    def solve(self, free, residual):
+        """As :meth:`Dense.solve`, to a hundredth, by conjugate gradients."""
+        def product(v):
+            v = torch.from_numpy(v).to(residual)
+            return (self.forward(free * self.adjoint(v)) + _RIDGE * self._scale * v).cpu().numpy()
+
+        operator = LinearOperator((len(residual),) * 2, matvec=product, dtype=residual.cpu().numpy().dtype)
+        return torch.from_numpy(cg(operator, residual.cpu().numpy(), rtol=0.01, maxiter=100)[0]).to(residual)
+
+    def unseen(self, direction):
+        """The part of a flat `direction` that J maps to zero: the residual of a least-squares problem, by LSMR."""
+        operator = LinearOperator((len(direction), len(self._output)), dtype=direction.cpu().numpy().dtype,
+                                  matvec=lambda v: self.adjoint(torch.from_numpy(v).to(direction)).cpu().numpy(),
+                                  rmatvec=lambda d: self.forward(torch.from_numpy(d).to(direction)).cpu().numpy())
+        weights = lsmr(operator, direction.cpu().numpy(), atol=1e-13, btol=1e-13, conlim=0, maxiter=2000)[0]
+        return direction - self.adjoint(torch.from_numpy(weights).to(direction))
+
+
+def least_change(jacobian, wanted, lower, upper, steps=60):
+    """Return the smallest flat d with ``J d = wanted`` and ``lower ≤ d ≤ upper``, in the dtype of the Jacobian.
+
+    d is ``clip(Jᵀλ, lower, upper)``, and λ solves the measurements by a semismooth Newton method, as in ``projection``;
+    but one program at a time, J not orthonormal, and to six digits, since the caller repeats it. Where the box allows
+    no solution, what `steps` steps arrive at.
+    """
+    multipliers, step = torch.zeros_like(wanted), torch.zeros_like(lower)
+    change, residual = step.clamp(lower, upper), wanted
+    for _ in range(steps):
+        if not residual.norm() > 1e-6 * wanted.norm():
+            break
+        free = ((step > lower) & (step < upper)).to(step)
+        direction = jacobian.solve(free, residual)
+        slope = residual @ direction
+        for halvings in range(14):
+            trial = multipliers + direction / 2**halvings
+            step = jacobian.adjoint(trial)
+            change = step.clamp(lower, upper)
+            residual = wanted - jacobian.forward(change)
+            if residual @ direction >= -0.5 * slope.abs():
+                break
+        multipliers = trial
+    return change
+
+
+def _ridged(gram):
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
+    return gram
+
+
+def finite(values):
+    """Return `values`, the entries or products of a Jacobian; ValueError if some are not finite."""
+    if not values.isfinite().all():
+        raise ValueError("the Jacobian has entries that are not finite")
+    return values
