@@ -1,15 +1,20 @@
 """How many dimensions of their inputs the weights of a network do not see: the supplement's Table 1, and more."""
 
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+from torch.utils import _pytree
 from tqdm import tqdm
 
-from collide_utils import _data, checkpoints, models, nullspace, symbol, weights
+from collide_utils import _data, checkpoints, hooks, models, nullspace, symbol, weights
+from collide_utils.jacobians import Implicit
+from collide_utils.levelsets import LevelSet
 
 _GEOMETRY = ("in_channels", "groups", "kernel_size", "stride", "dilation", "transposed")
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
@@ -144,6 +149,45 @@ def count_folder(folder, rtol=None, executor=None):
     return list(tqdm(tasks, total=len(paths), desc="checkpoints", delay=10))
 
 
+def first_guaranteed(model, input_shape=None):
+    """Return ``(layer, outputs)``: from which layer images must collide by count alone, whatever the weights are.
+
+    That is the first layer with fewer outputs than the image has pixel values through which everything passes that the
+    network makes of the image: no shortcut leads around it. Of a module that is called several times all calls count
+    together; ``"logits"`` is what the network returns. None if that too has as many outputs as pixel values.
+
+    Parameters
+    ----------
+    model : a module, or the name of a torchvision image classifier; run on the meta device, so that nothing is computed.
+    input_shape : ``(C, H, W)``; by default ``(3, size, size)`` of ``model.input_size`` or of the classifier's preset.
+    """
+    network = copy.deepcopy(_network(model)).to("meta").eval().requires_grad_(False)
+    if input_shape is None:
+        input_shape = _preset_shape(model) if isinstance(model, str) else weights.default_shape(model)
+    image = torch.zeros(1, *input_shape, device="meta", requires_grad=True)
+    with hooks.record(network, [name for name, _ in network.named_modules() if name]) as recording:
+        logits = hooks.first_tensor(network(image))
+    for name in reversed(dict.fromkeys(reversed(recording.order))):  # in the order of the last calls
+        outputs = sum(output.numel() for output in recording.outputs[name])
+        if outputs < image.numel() and not _bypassed(network, name, image):
+            return name, outputs
+    return ("logits", logits.numel()) if logits.numel() < image.numel() else None
+
+
+def active_outputs(model, layer, image):
+    """Return how many outputs of `layer` react to the pixels of `image`, and no two of them in the same way.
+
+    What is zero after a ReLU does not react, and the windows of a max pool that share a winner react as one, so this
+    bounds the rank of the layer's Jacobian: with fewer active outputs than pixel values, the image can move and leave
+    the layer as it is. Counted as the distinct nonzero entries of the Jacobian's product with a random direction.
+    Arguments and errors as in :class:`~collide_utils.levelsets.LevelSet`.
+    """
+    level = LevelSet(model, layer, image)
+    direction = torch.rand(level.image.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reactions = Implicit(level.outputs, level.image).forward(direction.to(level.image))
+    return len(reactions[reactions != 0].unique())
+
+
 def published():
     """Return the supplement's Table 1 as it was published: a list of dicts, one for each row.
 
@@ -151,6 +195,28 @@ def published():
     ``mu_percent``, ``total_nullity`` and ``first_nullity`` are its whole numbers, as in :class:`NullityCount`.
     """
     return _data.table("published", "table1.csv")
+
+
+def _preset_shape(name):
+    from torchvision.models import get_model_weights
+
+    preset = get_model_weights(name).DEFAULT.transforms()
+    if not hasattr(preset, "crop_size"):
+        raise ValueError(f"{name} is no image classifier and takes images of many sizes; give input_shape=(C, H, W)")
+    return 3, preset.crop_size[0], preset.crop_size[0]
+
+
+def _bypassed(network, layer, image):
+    """Whether the network's output depends on the image otherwise than through `layer`: autograd knows."""
+    def cut(_, __, output):
+        first = hooks.first_tensor(output)
+        return _pytree.tree_map(lambda part: part.detach() if part is first else part, output)
+
+    handle = network.get_submodule(layer).register_forward_hook(cut)
+    try:
+        return hooks.first_tensor(network(image)).requires_grad
+    finally:
+        handle.remove()
 
 
 def _network(model):

@@ -4,7 +4,8 @@
 import torch
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
-_RIDGE = 1e-5  # relative to the mean squared norm of a row
+# Damping, relative to the mean squared norm of a row: what the image hardly sees must not count without bound.
+_RIDGE, _WHITE = 1e-6, 1e-4
 
 
 class Dense:
@@ -13,7 +14,7 @@ class Dense:
     def __init__(self, rows):
         self.rows, self.dtype = rows, rows.dtype
         gram = (rows @ rows.T).double()
-        self.factor = torch.linalg.cholesky(_ridged(gram)).to(rows)
+        self.factor = torch.linalg.cholesky(_ridged(gram, _WHITE)).to(rows)
 
     def forward(self, change):
         """J times a flat image."""
@@ -29,7 +30,7 @@ class Dense:
 
     def solve(self, free, residual):
         """Solve ``J D Jᵀ v = residual`` with D the diagonal matrix of `free`, damped a little."""
-        gram = _ridged(((self.rows * free) @ self.rows.T).double())
+        gram = _ridged(((self.rows * free) @ self.rows.T).double(), _RIDGE)
         return torch.linalg.solve(gram, residual.double()).to(residual)
 
 
@@ -107,8 +108,8 @@ def least_change(jacobian, wanted, lower, upper, steps=60):
     return change
 
 
-def _ridged(gram):
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
+def _ridged(gram, ridge):
+    gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
     return gram
 
 

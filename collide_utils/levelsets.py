@@ -89,7 +89,7 @@ class LevelSet:
             self._calls = len(recording.order)
             if not self._calls:
                 raise ValueError(f"the layer {layer!r} is not called for this image")
-        self.features = self._features(self.image)
+        self.features = self.outputs(self.image)
         if not self.features.isfinite().all():
             raise ValueError(f"the features at {layer!r} are not finite")
 
@@ -119,7 +119,7 @@ class LevelSet:
         images.check(direction, self.image.shape, "direction")
         direction = direction.to(self.image)
         if len(self.features) > _DENSE:
-            return Implicit(self._features, self.image).unseen(direction.flatten()).view_as(direction)
+            return Implicit(self.outputs, self.image).unseen(direction.flatten()).view_as(direction)
         q, r = torch.linalg.qr(self._rows(self.image, self._exact).T)
         u, s, _ = torch.linalg.svd(r, full_matrices=False)
         rows = q @ u[:, s > max(q.shape) * torch.finfo(s.dtype).eps * s.max()]
@@ -206,7 +206,8 @@ class LevelSet:
             *_, last = self.walk(near, 8)
             return self._stop(last.image, target)
 
-    def _features(self, image, model=None):
+    def outputs(self, image, model=None):
+        """Return the layer's outputs for an image ``(C, H, W)`` as a vector; of `model`, by default the float64 copy."""
         found = []
 
         def keep(_, __, output):
@@ -227,7 +228,7 @@ class LevelSet:
 
     def _residual(self, image):
         with torch.no_grad():
-            return self.features - self._features(image)
+            return self.features - self.outputs(image)
 
     def _size(self):
         return float(self.features.norm()) or 1.0
@@ -250,7 +251,7 @@ class LevelSet:
     def _rows(self, image, model):
         with torch.enable_grad():
             image = image.detach().clone().to(next(model.parameters()).dtype).requires_grad_()
-            features = self._features(image, model)
+            features = self.outputs(image, model)
             rows = [torch.autograd.grad(features, image, part, retain_graph=True, is_grads_batched=True,
                                         materialize_grads=True)[0].flatten(1)
                     for part in torch.eye(len(features)).to(features).split(max(1, _ENTRIES // image.numel()))]
@@ -259,7 +260,7 @@ class LevelSet:
     def _linearise(self, image):
         if len(self.features) <= _DENSE:
             return Dense(self._rows(image, self._quick))
-        return Implicit(self._features, image)
+        return Implicit(self.outputs, image)
 
     def _newton(self, image, residual, jacobian):
         """One step: the image after it, its residual, and what is left of the residual, in pixels (1: no step)."""
@@ -277,14 +278,14 @@ class LevelSet:
     def _approach(self, target, steps):
         jacobian = self._linearise(self.image)
         target, image = target.float(), self.image.float().detach().requires_grad_()
-        wanted = self._features(image, self._quick).detach()
+        wanted = self.outputs(image, self._quick).detach()
         optimizer = torch.optim.Adam([image], betas=(0.9, 0.99))
         multipliers = torch.zeros_like(wanted)
         for step in tqdm(range(steps), desc="approach", leave=False, delay=10):
             optimizer.param_groups[0]["lr"] = 0.02 * 0.005**(step / steps)
             weight = 10 * 30**(step / steps)
             with torch.enable_grad():
-                gap = jacobian.whiten(self._features(image, self._quick) - wanted)
+                gap = jacobian.whiten(self.outputs(image, self._quick) - wanted)
                 loss = (image - target).square().sum() / 2 + multipliers @ gap + weight / 2 * gap.square().sum()
                 image.grad, = torch.autograd.grad(loss, image)
             optimizer.step()

@@ -230,3 +230,40 @@ def test_a_folder_without_checkpoints_is_an_error(tmp_path):
         counting.count_folder(tmp_path)
     with pytest.raises(NotADirectoryError, match="missing"):
         counting.count_folder(tmp_path / "missing")
+
+
+class Shortcut(nn.Module):
+    """Narrows to 6 outputs beside a shortcut, adds 20, and narrows to 5 again."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.widen, self.after = nn.Linear(12, 6), nn.Linear(6, 12), nn.Linear(12, 5)
+        self.block, self.relu = nn.Identity(), nn.ReLU()
+
+    def forward(self, x):
+        x = x.flatten(1)
+        x = self.block(x + self.relu(self.widen(self.relu(self.inside(x)))))
+        return {"logits": self.after(x)}
+
+
+def test_collisions_are_guaranteed_from_the_first_narrow_layer_that_nothing_bypasses():
+    assert counting.first_guaranteed(Shortcut(), (3, 2, 2)) == ("after", 5)
+    assert counting.first_guaranteed(nn.Sequential(nn.Flatten(), nn.Linear(12, 11)), (3, 2, 2)) == ("1", 11)
+    assert counting.first_guaranteed(nn.Sequential(nn.Flatten(), nn.Linear(12, 12)), (3, 2, 2)) is None
+    assert counting.first_guaranteed("resnet18") == ("layer2.0", 128 * 28 * 28)
+    assert counting.first_guaranteed("resnet50") == ("layer4.0", 2048 * 7 * 7)
+    assert counting.first_guaranteed("vit_b_32") == ("conv_proj", 768 * 7 * 7)
+    with pytest.raises(ValueError, match="give input_shape"):
+        counting.first_guaranteed("fasterrcnn_resnet50_fpn")
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_active_outputs_are_the_distinct_rows_of_the_jacobian(window):
+    model = nn.Sequential(nn.Conv2d(3, 4, window, padding=window // 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)).double()
+    image = torch.rand(3, 6, 6, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda y: model(y[None]).flatten(), image).flatten(1)
+    rows = {tuple(row) for row in jacobian.mul(1e6).round().tolist() if any(row)}
+    for layer, at_most in (("2", 36), ("1", 144), ("0", 144)):
+        count = counting.active_outputs(model, layer, image)
+        assert count <= at_most and (layer != "2" or count == len(rows))
+    assert torch.linalg.matrix_rank(jacobian) <= len(rows)
