@@ -158,7 +158,7 @@ def first_guaranteed(model, input_shape=None):
 
     Parameters
     ----------
-    model : a module, or the name of a torchvision image classifier; run on the meta device, so that nothing is computed.
+    model : a module, or the name of a torchvision image classifier. It runs on the meta device: nothing is computed.
     input_shape : ``(C, H, W)``; by default ``(3, size, size)`` of ``model.input_size`` or of the classifier's preset.
     """
     network = copy.deepcopy(_network(model)).to("meta").eval().requires_grad_(False)

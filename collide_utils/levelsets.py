@@ -207,7 +207,7 @@ class LevelSet:
             return self._stop(last.image, target)
 
     def outputs(self, image, model=None):
-        """Return the layer's outputs for an image ``(C, H, W)`` as a vector; of `model`, by default the float64 copy."""
+        """Return the layer's outputs for an image ``(C, H, W)`` as a vector; `model` is the float64 copy by default."""
         found = []
 
         def keep(_, __, output):

@@ -217,3 +217,30 @@ def nearest_valid(alt):
     axis.set(xlim=(-0.4, 1.9), ylim=(-0.15, 1.3), aspect="equal")
     axis.axis("off")
     return to_image(figure, alt)
+
+
+def level_set(alt):
+    """Draw a level set of a network of ReLUs in a plane, the tangent at a point, a step along it, and the landing."""
+    import numpy as np
+
+    figure, axes = subplots(1, 1, (6.4, 3.6))
+    axis = axes[0, 0]
+    corners = np.array([[0.0, 0.6], [1.9, 1.0], [3.0, 1.9], [4.1, 2.1], [5.6, 3.3]])
+    start, tangent = np.array([0.6, 0.6 + 0.6 * 0.4 / 1.9]), np.array([1.9, 0.4])
+    for corner in corners[1:-1]:
+        axis.plot([corner[0] - 0.25, corner[0] + 0.25], [corner[1] + 1.3, corner[1] - 1.3], color=_PALE, zorder=0)
+    axis.plot(*corners.T, color=_INK, linewidth=2.5)
+    aside = start + 1.55 * tangent
+    slope = (corners[3] - corners[2]) / np.linalg.norm(corners[3] - corners[2])
+    landed = corners[2] + slope * (slope @ (aside - corners[2]))
+    axis.annotate("", aside, start, arrowprops=dict(arrowstyle="-|>", color=_ACCENT, lw=2.5, shrinkA=0, shrinkB=0))
+    axis.annotate("", landed, aside, arrowprops=dict(arrowstyle="-|>", color="black", lw=1.5, shrinkA=0, shrinkB=0))
+    for point, words, shift in ((start, "$x$", (-4, 8)), (landed, "the next image", (-20, 10)),
+                                (corners[-1], "$\\{y : F(y) = F(x)\\}$", (-110, -4))):
+        axis.annotate(words, point, shift, textcoords="offset points", fontsize=11)
+    axis.text(*(start + 0.8 * tangent + [0.1, -0.28]), "step in null($J$)", color=_ACCENT, fontsize=10)
+    axis.text(*((landed + aside) / 2 + [0.12, -0.05]), "Newton lands", fontsize=10)
+    axis.plot(*np.transpose([start, landed]), "o", color=_INK, markersize=7)
+    axis.set(xlim=(-0.1, 6.2), ylim=(0.1, 3.6), aspect="equal")
+    axis.axis("off")
+    return to_image(figure, alt)

@@ -1,0 +1,283 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Walk along a level set
+#
+# Here is a way from a cat to a cup of coffee on which a ResNet notices nothing. Every picture on the way is a valid image,
+# and the network says the same of all of them, to the last digits of the arithmetic.
+#
+# **What you will do**
+# - count how many directions a network cannot see, at any of its layers;
+# - land on the set of all images with the same features, by Newton's method;
+# - walk along it from one photograph towards another.
+#
+# **What you will learn**
+# - why every network collides from some layer on, whatever its weights are;
+# - why gradient descent only comes close, and what makes the features equal;
+# - where a network stops insisting on what it sees.
+#
+# **What you need**: Jacobians, and [notebook 09](09_mind_the_overlap.ipynb), in which this network's first layer would not
+# collide. No GPU, no internet; about a minute.
+#
+# `network` may be any of the shipped classifiers.
+
+# %%
+import torch
+import torchvision
+from ipywidgets import IntSlider
+from safetensors.torch import load_file
+
+from collide_utils import claims, counting, images, models, weights
+from collide_utils.comparison import compare
+from collide_utils.levelsets import LevelSet
+from collide_utils.show import charts, drawings, exercises, panels, pictures
+from collide_utils.symbol import image_nullity
+
+# %%
+network = "stridenet"
+model = models.load(network, dtype=torch.float64)
+cat, coffee = (images.load(name, model.input_size).double() for name in ("chelsea", "coffee"))
+pixels = cat.numel()
+stem = weights.first_weight(model).name
+
+# %% [markdown]
+# ## The claim
+#
+# The supplement makes its pictures with a ResNet-50: two inputs with the same features. The caption of Figure 5 adds where
+# that begins: "in the first layer of the network". Notebook 09 showed that the recipe fails there, and that no other would
+# do better: this first layer hears everything. Is there no collision in a ResNet, then? We look further in.
+
+# %% [markdown]
+# ## Count what no layer can keep
+#
+# Let $F$ be the network up to some layer, with $m$ outputs of an image's $n$ numbers. The images with the features of $x$
+# form its *level set*, all $y$ with $F(y) = F(x)$. A network of convolutions, ReLUs and max pools is affine in pieces.
+# Inside the piece of $x$ a step $d$ changes the features by $Jd$, with $J$ the Jacobian. So the level set contains
+# $x + \operatorname{null} J$, of dimension $n - \operatorname{rank} J \ge n - m$. If $m < n$ there is room, for any weights.
+
+# %%
+drawings.level_set(
+    alt="A bent line, the level set, crosses three boundaries between pieces. From x an arrow runs straight on along the "
+        "tangent, away from the line where it bends; a shorter arrow leads back to it.")
+
+# %%
+for name in ("resnet18", "resnet50", "vgg16", "vit_b_16"):
+    layer, outputs = counting.first_guaranteed(name)
+    print(f"{name:<14} from {layer:<13} {outputs:>7,} outputs for {3 * 224**2:,} numbers")
+
+# %% [markdown]
+# That is a count of shapes: the first layer with fewer outputs than the image has numbers and no shortcut around it. A
+# photograph leaves more room. What a ReLU sets to zero asks for nothing, and windows of a max pool that share a winner ask
+# together for one thing.
+
+# %%
+pool = "pool"
+active = counting.active_outputs(model, pool, cat)
+with torch.no_grad():
+    print(f"{network} after its pool: {LevelSet(model, pool, cat).features.numel():,} outputs, {active:,} react")
+print(f"so at least {max(0, pixels - active):,} of {pixels:,} dimensions are free")
+start = LevelSet(model, "logits", cat)
+dimension = start.dimension()
+print(f"logits: {len(start.features)} outputs, rank {dimension.rank}, {dimension.free:,} dimensions are free")
+
+# %% [markdown]
+# ## Land
+#
+# Start near the cat, on the way to the coffee. Newton's method takes the smallest step that repairs the features to first
+# order, $y \leftarrow y + J^+ (F(x) - F(y))$. Gradient descent on $\lVert F(y) - F(x) \rVert^2$ is the usual way to make
+# such images; Adam is its usual form.
+
+# %%
+def newton(y, steps):
+    for _ in range(steps):
+        residual = start.features - start.outputs(y)
+        yield residual.norm()
+        J = torch.autograd.functional.jacobian(start.outputs, y).flatten(1)
+        y = y + (torch.linalg.pinv(J) @ residual).view_as(y)
+
+
+def adam(y, steps):
+    y = y.clone().requires_grad_()
+    optimizer = torch.optim.Adam([y], lr=1e-3)
+    for _ in range(steps):
+        residual = start.features - start.outputs(y)
+        yield residual.norm()
+        y.grad, = torch.autograd.grad(residual.square().sum(), y)
+        optimizer.step()
+
+
+# %%
+near = 0.9 * cat + 0.1 * coffee
+errors = {"Newton": newton(near, 7), "Adam": adam(near, 50)}
+errors = {name: [max(1e-16, float(e / start.features.norm())) for e in values] for name, values in errors.items()}
+charts.lines(
+    range(50), {name: values + [float("nan")] * (50 - len(values)) for name, values in errors.items()},
+    "Landing on the level set of the logits", "step", "relative change of the logits", xscale="linear",
+    alt="Two falling lines on a logarithmic axis. Newton's falls ever more steeply and reaches rounding in a few steps. "
+        "Adam's falls a little and then wavers far above it.")
+
+# %% [markdown]
+# Newton doubles the number of right digits once it is in the right piece, and stops at rounding. A step of Newton costs a
+# backward pass for each output, and it is worth them.
+
+# %% [markdown]
+# ## Walk
+#
+# `nearest` asks for the image of the level set that is nearest to the coffee. It starts at the cat, goes by cheap first-order steps
+# with a Lagrange multiplier for each feature, and lands by Newton, never leaving $[0, 1]$. Starting at the coffee would be
+# shorter and worse: features that are dead there have no gradient to come back by.
+
+# %%
+found = start.nearest(coffee, steps=250)
+result = compare(model, cat, found.image)
+print(f"RMS distance to the coffee: {found.distance:.2f}; of the cat: {float((cat - coffee).square().mean().sqrt()):.2f}")
+print(f"lowest and highest number: {float(found.image.min())}, {float(found.image.max())}")
+print("logits equal to 13 digits:", found.landed)
+print(result.verdict)
+
+# %%
+walk = [cat, *(stop.image for stop in start.walk(found.image, 5))]
+said = [compare(model, cat, image) for image in walk]
+assert all(of.changes["logits"] <= 1e-13 for of in said)
+
+# %%
+pictures.images(
+    [*walk, coffee], [*(of.said[1] for of in said), f"the photograph\n{compare(model, cat, coffee).said[1]}"],
+    alt="Seven pictures: a cat that fades step by step into a cup of coffee, and the photograph of that cup. Above the first "
+        "six the network says the same, above the last it says something else.")
+
+# %% [markdown]
+# Every stop is an exact collision; what stands above each picture is what the network says of it. In the notebook a slider
+# walks.
+
+# %%
+def stop(number):
+    return pictures.images([walk[number]], [said[number].said[1]], width=3.5, alt=f"Stop {number} of {len(walk) - 1} on the "
+                           f"walk. The network says: {said[number].said[1]}.")
+
+
+panels.panel(stop, number=IntSlider(0, 0, len(walk) - 1, description="stop"))
+
+# %% [markdown]
+# ## Keep all the features
+#
+# The logits are few. Before them stand the pooled features, on which everything else depends: a new head, trained for
+# another task, sees no more. `data/collision.safetensors` holds an image that `data/find_collision.py` found there
+# in a minute; checking it takes a second. This is the pair that notebook 00 opens with.
+
+# %%
+shipped = load_file("../data/collision.safetensors")["image"]
+kept = compare(models.load("stridenet", dtype=torch.float64), images.load("chelsea").double(), shipped)
+print(kept)
+print("valid:", float(shipped.min()) >= 0 and float(shipped.max()) <= 1)
+distances = {name: float((shipped - images.load(name)).square().mean().sqrt()) for name in ("chelsea", "coffee")}
+print({name: round(value, 2) for name, value in distances.items()})
+
+# %% [markdown]
+# Rounding such an image to the 256 grey levels of a file costs exactness, but little else:
+
+# %%
+rounded = compare(model, cat, (found.image * 255).round() / 255)
+print(f"8 bits: the logits change by {rounded.changes['logits']:.0%}; {rounded.said[0]} becomes {rounded.said[1]}")
+
+# %% [markdown]
+# ## Ask where a network insists
+#
+# How near to the cup can one get, at each layer? And does a network that was trained on adversarial images insist longer?
+# Both networks here have the patch stem, on which the steps are cheap.
+
+# %%
+rows, start_distance = {}, float((cat - coffee).square().mean().sqrt())
+for name in ("patchnet", "patchnet-l2"):
+    other = models.load(name, dtype=torch.float64)
+    rows[name] = {layer: LevelSet(other, layer, cat).nearest(coffee, steps=150) for layer in ("avgpool", "logits")}
+    assert all(stop.landed for stop in rows[name].values())
+    print(f"{name:<12}" + ", ".join(f"{layer}: {stop.distance / start_distance:.0%} of the way are left"
+                                    for layer, stop in rows[name].items()))
+
+# %%
+pictures.images(
+    [stop.image for stops in rows.values() for stop in stops.values()],
+    [f"{name}\n{layer}, {stop.distance:.3f}" for name, stops in rows.items() for layer, stop in stops.items()], width=2.2,
+    alt="Four pictures of a cup of coffee with the features of a cat: for an ordinary and for a robust network, at the pooled "
+        "features and at the logits.")
+
+# %% [markdown]
+# Compare the second pair with the first. The robust network leaves less room: its features follow what people see more
+# closely (Engstrom et al. 2019; Feather et al. 2023), yet not so closely that a person would still find the cat.
+
+# %% [markdown]
+# ## Take any other network
+#
+# Nothing above depended on training. Here is torchvision's `resnet18` with random weights, batch normalisation fitted
+# to noise, on small images: 512 pooled features.
+
+# %%
+torch.manual_seed(0)
+big = torchvision.models.resnet18(weights=None).double()
+big(torch.rand(32, 3, 32, 32, dtype=torch.float64))  # in training mode this fits the running means
+big.eval()
+small = [torch.nn.functional.interpolate(image[None], 32, mode="area")[0].clamp(0, 1) for image in (cat, coffee)]
+untrained = LevelSet(big, "avgpool", small[0]).nearest(small[1], steps=100)
+print(f"landed: {untrained.landed}; distance {untrained.distance / float((small[0] - small[1]).square().mean().sqrt()):.0%}")
+
+# %% [markdown]
+# ## Decide the claims
+
+# %%
+conv = model.get_submodule(stem)
+print(claims.check("resnets-collide", features=kept.changes["avgpool"], apart=distances["chelsea"]))
+print(claims.check("collision-at-first-layer", directions=image_nullity(conv, model.input_size),
+                   stem=kept.changes["conv1"]))
+
+# %% [markdown]
+# ## Limits
+#
+# - Equal means equal to rounding in float64. In float32 or with another library the last digits differ.
+# - `nearest` is a local method: there may be nearer images. The count says that there is room, not how far it reaches.
+# - An adversarial example also changes an image and keeps, or moves, a verdict. New here is that nothing at all changes, and
+#   that whole spaces of such images are at hand.
+
+# %% [markdown]
+# ## Exercises
+#
+# Put your answer in place of the dots and run the cell. The solution is folded below it.
+#
+# **1. Count.** A network ends in 1,000 logits. Up to which number of pixels on a side could a square RGB image escape the
+# count, because it has no more numbers than the network has logits?
+
+# %%
+answer = ...
+check = exercises.checker(lambda side: side == 18)
+check(answer)
+
+# %% jupyter={"source_hidden": true}
+# 3 · 18² = 972 ≤ 1,000 < 3 · 19² = 1,083.
+check(18)
+
+# %% [markdown]
+# **2. Leave the tangent.** Take a step of length 0.01 along `start.tangent(coffee - cat)`, scaled to that length, and
+# another of 10. How many times as large is the relative change of the logits after the second?
+
+# %%
+answer = ...
+direction = start.tangent(coffee - cat)
+direction = direction / direction.norm()
+moved = [float((start.outputs(cat + step * direction) - start.features).norm()) for step in (0.01, 10)]
+check = exercises.checker(lambda times: times > 1000 and abs(times / (moved[1] / moved[0]) - 1) < 0.2)
+check(answer)
+
+# %% jupyter={"source_hidden": true}
+# More than a thousand times: the step is a thousand times as long, and it leaves the piece in which J is right.
+check(moved[1] / moved[0])
