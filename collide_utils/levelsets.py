@@ -74,18 +74,18 @@ class LevelSet:
     image : floating-point tensor ``(C, H, W)`` in [0, 1].
 
     ValueError for an unknown layer, an image outside [0, 1] or with other than three dimensions, or features that are
-    not finite; TypeError for anything but floating-point tensors.
+    not finite; TypeError for anything but a module and floating-point tensors.
     """
 
     def __init__(self, model, layer, image):
-        device = next(model.parameters()).device
-        self.layer, self.image = layer, _valid(image).to(device)
+        hooks.check(model)
         self._exact = _frozen(model, torch.float64)
         self._quick = _frozen(model, torch.float32)
+        self.layer, self.image = layer, hooks.fed(self._exact, _valid(image))
         self._calls = 0
         if layer != "logits":
             with torch.no_grad(), hooks.record(self._exact, [layer]) as recording:
-                self._exact(self.image[None])
+                self._exact(self.image[None].clone())
             self._calls = len(recording.order)
             if not self._calls:
                 raise ValueError(f"the layer {layer!r} is not called for this image")
@@ -218,8 +218,8 @@ class LevelSet:
         model = model or self._exact
         handle = model.get_submodule(self.layer).register_forward_hook(keep) if self._calls else None
         try:
-            output = model(image[None].clone())
-            return hooks.first_tensor(output)[0].flatten()
+            with torch.autocast(image.device.type, enabled=False):
+                return hooks.first_tensor(model(image[None].clone()))[0].flatten()
         except _ReachedError:
             return torch.cat(found)
         finally:
@@ -250,7 +250,7 @@ class LevelSet:
 
     def _rows(self, image, model):
         with torch.enable_grad():
-            image = image.detach().clone().to(next(model.parameters()).dtype).requires_grad_()
+            image = hooks.fed(model, image).requires_grad_()
             features = self.outputs(image, model)
             rows = [torch.autograd.grad(features, image, part, retain_graph=True, is_grads_batched=True,
                                         materialize_grads=True)[0].flatten(1)
