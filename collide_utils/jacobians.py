@@ -86,13 +86,13 @@ def least_change(jacobian, wanted, lower, upper, steps=60):
     """Return the smallest flat d with ``J d = wanted`` and ``lower ≤ d ≤ upper``, in the dtype of the Jacobian.
 
     d is ``clip(Jᵀλ, lower, upper)``, and λ solves the measurements by a semismooth Newton method, as in ``projection``;
-    but one program at a time, J not orthonormal, and to six digits, since the caller repeats it. Where the box allows
+    but one program at a time, J not orthonormal, and to five digits, since the caller repeats it. Where the box allows
     no solution, what `steps` steps arrive at.
     """
     multipliers, step = torch.zeros_like(wanted), torch.zeros_like(lower)
     change, residual = step.clamp(lower, upper), wanted
     for _ in range(steps):
-        if not residual.norm() > 1e-6 * wanted.norm():
+        if not residual.norm() > 1e-5 * wanted.norm():
             break
         free = ((step > lower) & (step < upper)).to(step)
         direction = jacobian.solve(free, residual)
