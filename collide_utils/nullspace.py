@@ -13,8 +13,11 @@ only meaningful together with its tolerance.
 
 import math
 
+import numpy as np
 import torch
+from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpotrf
 
 _CHUNK = 1024  # columns of a large matrix that are held in float64 at a time
 _HALF = (torch.float16, torch.bfloat16)
@@ -138,33 +141,39 @@ def _rank_from_gram(matrix, rtol):
         return 0
     wide = (matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT).reshape(-1, *sorted(matrix.shape[-2:]))
     gram = _gram(wide, scale)
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    error = 8 * wide.shape[2] * torch.finfo(torch.float64).eps * diagonal.sum(1, keepdim=True)
+    diagonal = np.diagonal(gram, axis1=1, axis2=2).copy()
+    error = 8 * wide.shape[2] * np.finfo(float).eps * diagonal.sum(1)
     # Most weights have full rank, which a Cholesky factorisation proves at a tenth of the cost of the eigenvalues: no
-    # eigenvalue is larger than the Frobenius norm.
-    frobenius = (2 * torch.linalg.matrix_norm(gram) ** 2 - diagonal.square().sum(1)).sqrt()
-    shift = rtol**2 * frobenius.max() + error
-    diagonal -= shift
-    _, failed = torch.linalg.cholesky_ex(gram)
-    if not failed.any():
+    # eigenvalue is larger than the Frobenius norm. It overwrites the lower triangles; the upper ones keep the matrix.
+    frobenius = max(np.linalg.norm(block) for block in gram)
+    for block, entries, tolerance in zip(gram, diagonal, rtol**2 * frobenius + error, strict=True):
+        np.fill_diagonal(block, entries - tolerance)
+        if dpotrf(block.T, lower=0, clean=0, overwrite_a=1)[1]:
+            break
+    else:
         return len(gram) * gram.shape[1]
-    diagonal += shift
-    eigenvalues = torch.linalg.eigvalsh(gram)
+    for block, entries in zip(gram, diagonal, strict=True):
+        np.fill_diagonal(block, entries)
+    eigenvalues = np.array([eigvalsh(block.T, lower=True, overwrite_a=True, check_finite=False) for block in gram])
     threshold = rtol**2 * eigenvalues.max()
-    if ((eigenvalues - threshold).abs() <= error).any():
+    if (np.abs(eigenvalues - threshold) <= error[:, None]).any():
         return None
     return int((eigenvalues > threshold).sum())
 
 
 def _gram(blocks, scale):
-    """Return the lower triangles of the blocks' W Wᵀ, with W = block / `scale`, zero above the diagonal, on the CPU."""
-    gram = torch.zeros(len(blocks), blocks.shape[1], blocks.shape[1], dtype=torch.float64)
-    for block, triangle in zip(blocks, gram.numpy(), strict=True):
+    """Return the blocks' W Wᵀ, with W = block / `scale`, as one array on the CPU."""
+    gram = np.zeros((len(blocks), blocks.shape[1], blocks.shape[1]))
+    for block, product in zip(blocks, gram, strict=True):
         for part in block.split(_CHUNK, dim=1):
             part = part.to("cpu", torch.float64, copy=True, memory_format=torch.contiguous_format).div_(scale).numpy()
             # A rank-k update does half the work of a product. BLAS stores by columns: it sees both matrices
             # transposed, and our lower triangle as the upper one.
-            dsyrk(1, part.T, trans=1, beta=1, c=triangle.T, overwrite_c=1, lower=0)
+            dsyrk(1, part.T, trans=1, beta=1, c=product.T, overwrite_c=1, lower=0)
+        for start in range(0, len(product), _CHUNK):  # mirrored in parts, without a second copy
+            rows, below = slice(start, start + _CHUNK), slice(start + _CHUNK, None)
+            product[rows, rows] += np.tril(product[rows, rows], -1).T
+            product[rows, below] = product[below, rows].T
     return gram
 
 
