@@ -274,8 +274,9 @@ check(36)
 
 # %%
 answer = ...
-other = W[names[1]] / torch.tensor([0.2, 0.3, 0.4], dtype=torch.float64).repeat_interleave(49)
-check = exercises.checker(lambda dimension: dimension == nullspace.shared_null_space(W[names[0]], other).shape[1])
+W_a, W_b = (NullSpaceSearch(models.load(name)).weight for name in ("patchnet", "patchnet-b"))
+other = W_b / torch.tensor([0.2, 0.3, 0.4], dtype=torch.float64).repeat_interleave(49)
+check = exercises.checker(lambda dimension: dimension == nullspace.shared_null_space(W_a, other).shape[1])
 check(answer)
 
 # %% jupyter={"source_hidden": true}

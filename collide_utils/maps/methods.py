@@ -120,8 +120,9 @@ def _guided_backprop(captum, call):
 
 
 def _smoothgrad(captum, call):
-    # The random state is seeded for every map. captum.NoiseTunnel would draw in half precision, which torch cannot.
-    noise = 0.1 * torch.randn(16, *call.image.shape[1:], dtype=torch.float64)
+    # The same noise for every map. captum.NoiseTunnel would draw anew, and in half precision, which torch cannot.
+    same = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(16, *call.image.shape[1:], generator=same, dtype=torch.float64)
     nearby = (call.image + noise.to(call.image)).detach().requires_grad_()
     return captum.Saliency(call.model).attribute(nearby, call.target, abs=False).mean(0, keepdim=True)
 

@@ -244,3 +244,21 @@ def level_set(alt):
     axis.set(xlim=(-0.1, 6.2), ylim=(0.1, 3.6), aspect="equal")
     axis.axis("off")
     return to_image(figure, alt)
+
+
+def part_and_join(steps, collision, alt):
+    """Draw the way of two images through the named `steps`: side by side up to `collision`, one line behind it."""
+    figure, axes = subplots(1, 1, (8.4, 1.9))
+    axis, join = axes[0, 0], steps.index(collision)
+    for sign, colour in ((1, _INK), (-1, _ACCENT)):
+        axis.plot([0, join - 0.3, join], [sign * 0.5, sign * 0.5, 0], color=colour, linewidth=3)
+    axis.plot([join, len(steps) - 1], [0, 0], color="black", linewidth=4)
+    for place, step in enumerate(steps):
+        for height in ((0.5, -0.5) if place < join else (0,)):
+            axis.plot(place, height, "o", color="white", markeredgecolor="black", markersize=9)
+        axis.text(place, 0.85, step, ha="center", fontsize=9)
+    axis.text(0.1, 0.0, "x ≠ y", va="center")
+    axis.text(join + 0.15, -0.45, "the same from here on, forward and backward", fontsize=9)
+    axis.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-0.8, 1.1))
+    axis.axis("off")
+    return to_image(figure, alt)

@@ -106,6 +106,17 @@ def sheets(tiles, alt, columns=12, repeat=2):
     return images(drawn, list(tiles), alt, columns=1, width=7.2)
 
 
+def overlay(image, heat):
+    """Return `image` ``(3, H, W)`` in grey under a map ``(h, w)``, enlarged bilinearly; colours: least to most."""
+    import torch
+    from matplotlib import colormaps
+
+    heat = torch.nn.functional.interpolate(heat[None, None].double(), image.shape[1:], mode="bilinear")[0, 0]
+    heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-300)
+    colour = torch.from_numpy(colormaps["cividis"](heat.cpu().numpy())[..., :3]).permute(2, 0, 1)
+    return 0.4 * image.double().cpu().clamp(0, 1).mean(0, keepdim=True) + 0.6 * colour
+
+
 def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=None, shared=True, extent=None):
     """Draw tensors ``(rows, columns)``, one a title, as heat maps: nothing is smoothed, row 0 is at the top.
 
