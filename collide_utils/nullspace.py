@@ -135,10 +135,8 @@ def _rank(singular, rtol):
 
 
 def _rank_from_gram(matrix, rtol):
-    # Squares of very large or small entries would leave the range of float64.
-    scale = float(_largest(matrix))
-    if scale == 0:
-        return 0
+    # Squares of very large or small entries would leave the range of float64; those of smaller formats cannot.
+    scale = float(_largest(matrix)) or 1.0 if matrix.dtype == torch.float64 else 1.0
     wide = (matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT).reshape(-1, *sorted(matrix.shape[-2:]))
     gram = _gram(wide, scale)
     diagonal = np.diagonal(gram, axis1=1, axis2=2).copy()
