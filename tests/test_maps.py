@@ -57,13 +57,11 @@ def agrees_with_theory(rows):
 @pytest.mark.parametrize("name", ["patchnet", "patchnet-l2"])
 def test_every_row_is_as_the_theory_says(name):
     model, search, perturbations = small(name)
-    for photograph in PHOTOGRAPHS:
-        for v, beta in perturbations:
-            image = images.load(photograph, size=SIZE)
-            rows = maps.compare_maps(model, image, search.collide(image, v, beta),
-                                  ["normalize", "conv1", "layer2"])
-            assert len(rows) == 5 * 3 * 2 + 7
-            agrees_with_theory(rows)
+    for photograph, (v, beta) in zip(PHOTOGRAPHS, perturbations, strict=True):
+        image = images.load(photograph, size=SIZE)
+        rows = maps.compare_maps(model, image, search.collide(image, v, beta), ["normalize", "conv1", "layer2"])
+        assert len(rows) == 5 * 3 * 2 + 7
+        agrees_with_theory(rows)
 
 
 def test_every_row_is_as_the_theory_says_on_a_vision_transformer():
