@@ -22,9 +22,9 @@ test: .venv/installed  ## Check style, pairing and mathematics, and that the not
 	$(BIN)/python -m pytest -q --nbval notebooks
 
 lab: .venv/installed  ## Open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 67108864}'
 
-app: .venv/installed  ## Open the β panel of notebook 05 in a browser, without code
+app: .venv/installed  ## Open the β panel of notebook 07 in a browser, without code
 	cd notebooks && ../$(BIN)/voila app.py
 
 bench: .venv/installed  ## Time the fast algorithms against the usual ones

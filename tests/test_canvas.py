@@ -8,24 +8,46 @@ from PIL import Image
 from collide_utils.show import canvas
 
 
-def drawn(changes, bound=1e-6, size=60):
-    picture = canvas.pixels(torch.zeros(3, size, size), size)
-    png = canvas.side_by_side([picture] * 3, ["a", "b", "c"], dict(enumerate(changes)), bound)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(int)
+def drawn(changes, bound=1e-17, before=()):
+    cells = [(canvas.pixels(torch.full((3, 60, 60), place / 4), 60), (f"picture {place}", "cat, p = 0.999"))
+             for place in range(4)]
+    bytes_ = canvas.board(cells, before, {f"layer {place}": change for place, change in enumerate(changes)}, bound)
+    return np.asarray(Image.open(io.BytesIO(bytes_)).convert("RGB")).astype(int)
 
 
-def test_bars_are_as_high_as_the_logarithm_of_the_change():
-    # One bar a picture, so that every column right of the axis shows it; seven powers of ten apart, twice.
-    heights = [(drawn([change], 1e-17)[90:, 100] == 70).sum() for change in (1e-14, 1e-7, 1)]
-    assert heights[0] > 0
-    assert heights[2] - heights[1] == pytest.approx(heights[1] - heights[0], abs=1)
-    assert (drawn([0.0, float("inf")], 1e-3)[90:, 60] == 70).sum() == 1
+def bars(image, colour=canvas._LAYER):
+    """The lengths of the bars in pixels, from the top."""
+    lengths = (image == colour).all(2).sum(1)
+    starts = np.flatnonzero((lengths > 0) & (np.roll(lengths, 1) == 0))
+    return [int(lengths[start]) for start in starts]
 
 
-def test_the_rounding_level_is_where_a_bar_of_that_height_ends():
-    top = np.flatnonzero(drawn([1e-6], 1e-17)[90:, 100] == 70)[0]
-    dots = np.flatnonzero((drawn([1e-16], 1e-6)[90:, 52:] == 0).sum(1) > 40)
-    assert list(dots) == [top]
+def test_bars_are_as_long_as_the_logarithm_of_the_change():
+    short, middle, long = bars(drawn([1e-14, 1e-7, 1]))
+    assert short > 0 and long - middle == pytest.approx(middle - short, abs=1)
+    assert bars(drawn([0.0, float("inf")]))[0] == 1
+
+
+def test_what_comes_before_the_layer_of_collision_is_set_apart():
+    image = drawn([1, 1e-7, 1e-7], before=["layer 0"])
+    assert len(bars(image, canvas._INPUT)) == 1 and len(bars(image)) == 2
+    tops = [np.flatnonzero((image == colour).all(2).any(1)) for colour in (canvas._INPUT, canvas._LAYER)]
+    close = np.flatnonzero((drawn([1, 1e-7, 1e-7]) == canvas._LAYER).all(2).any(1))
+    assert tops[1][0] - tops[0][-1] > np.diff(close).max()
+
+
+def test_the_rounding_level_is_where_a_bar_of_that_length_ends():
+    dots = np.flatnonzero((drawn([1e-17], 1e-6)[:, 200:] == 0).all(2).sum(0) > 8)
+    end = np.flatnonzero((drawn([1e-6])[:, 200:] == canvas._LAYER).all(2).any(0))[-1]
+    assert abs(dots.mean() - end) <= 1
+
+
+def test_pictures_stand_in_two_columns_as_they_are_even_with_many_layers():
+    image = drawn([1e-3] * 200)
+    gap, words = canvas._GAP, canvas._WORDS
+    for place, corner in enumerate(((0, 0), (0, 60 + gap), (60 + words, 0), (60 + words, 60 + gap))):
+        part = image[corner[0]:corner[0] + 60, corner[1]:corner[1] + 60]
+        assert (part == round(255 * place / 4)).all()
 
 
 def test_pixels_are_clipped_grey_levels_enlarged_by_a_whole_number():

@@ -1,6 +1,7 @@
 import html
 import io
 import math
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import ipywidgets
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from collide_utils import images
 from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch
-from collide_utils.show import charts, panels
+from collide_utils.show import canvas, charts, panels, scene
 
 
 def test_a_panel_replaces_the_bytes_of_one_picture():
@@ -42,63 +44,107 @@ def photograph():
 
 
 def parts(panel):
-    names = {getattr(child, "description", ""): child for child in panel.children}
-    controls = {key: next(child for name, child in names.items() if name.startswith(start)) for key, start in dict(
-        beta="β", network="network", photograph="photograph", basis="perturbation", valid="stay", draw="new").items()}
-    return SimpleNamespace(**controls, text=panel.children[-2], picture=panel.children[-1])
+    row, slider, picture, text = panel.children
+    names = {one.description: one for one in row.children}
+    controls = {key: next(one for name, one in names.items() if name.startswith(start)) for key, start in dict(
+        network="network", photograph="photograph", upload="Upload", recipe="recipe", vector="vector", seed="seed",
+        valid="stay").items()}
+    return SimpleNamespace(**controls, play=slider.children[0], beta=slider.children[1], picture=picture, text=text)
+
+
+def upload(part, name, content):
+    """What ipywidgets does when a reader has picked a file."""
+    part.upload.set_trait("value", ({"name": name, "content": memoryview(content), "size": len(content), "type": "",
+                                     "last_modified": datetime.now(UTC)},))
+
+
+def a_file(format, size=(300, 200), **options):
+    noise = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format, **options)
+    return buffer.getvalue()
 
 
 def test_the_beta_panel_takes_a_readers_network_and_image(small, photograph):
     part = parts(panels.beta_panel(small, photograph))
     assert part.network.options == ("network 1",) and part.photograph.options == ("photograph 1",)
-    assert Image.open(io.BytesIO(part.picture.value)).format == "PNG"
+    assert Image.open(io.BytesIO(part.picture.value)).format == "WEBP"
     assert "β = 512" in part.text.value and "float32" in part.text.value and 'role="status"' in part.text.value
+    assert part.vector.max == NullSpaceSearch(small, (3, 32, 32)).basis.shape[1] - 1
 
 
 def test_every_control_changes_the_bytes_of_the_one_picture(photograph):
     panel = panels.beta_panel(["patchnet", "stridenet"], ["chelsea", "coffee"])
     part = parts(panel)
     seen = [part.picture.value]
-    for control, value in ((part.beta, 64), (part.basis, panels.REPEATED), (part.photograph, "coffee"),
-                           (part.valid, True), (part.network, "stridenet")):
+    for control, value in ((part.beta, 64), (part.seed, 3), (part.recipe, "repeat"), (part.vector, 5),
+                           (part.recipe, "pattern"), (part.photograph, "coffee"), (part.valid, True),
+                           (part.network, "stridenet")):
         control.value = value
         seen.append(part.picture.value)
-    part.draw.click()
+    part.play.value = 9
     seen.append(part.picture.value)
-    assert len(set(seen)) == len(seen) and panel.children[-1] is part.picture
-    assert "The windows of the first layer overlap" in part.text.value
+    assert part.beta.value == 512 and "β = 512" in part.text.value
+    assert len(set(seen)) == len(seen) and panel.children[2] is part.picture
+    assert "The windows of conv1 overlap" in part.text.value
 
 
 def test_the_numbers_of_the_beta_panel_are_those_of_compare(small, photograph):
     part = parts(panels.beta_panel({"mine": small}, {"this": photograph}))
     part.beta.value = 4096
     search = NullSpaceSearch(small, (3, 32, 32))
-    v = search.random(torch.Generator().manual_seed(0))
-    found = compare(small, photograph, search.collide(photograph, v, 4096))
-    assert f"Relative change after 0: {found.changes['0']:.1e} in float32" in part.text.value
-    assert f"mine says “{found.said[0]}”" in part.text.value
+    y = search.collide(photograph, search.random(torch.Generator().manual_seed(0)), 4096)
+    found, shown = compare(small, photograph, y), compare(small, photograph, y.clamp(0, 1))
+    words = html.unescape(part.text.value)
+    assert f"Change after 0: {found.changes['0']:.1e} in float32" in words
+    assert f"mine says “{found.said[0]}” to the photograph, “{found.said[1]}” to the numbers" in words
+    assert f"and “{shown.said[1]}” to the sum as shown" in words
     part.valid.value = True
     assert "It stays in [0, 1]" in part.text.value and "outside" not in part.text.value
 
 
-def test_the_pixels_of_the_sum_are_clipped_and_the_networks_input_is_not(small, photograph):
+def test_the_sum_is_drawn_clipped_and_what_the_network_sees_is_that_of_the_photograph(small, photograph):
     part = parts(panels.beta_panel(small, photograph))
     part.beta.value = 8192
     search = NullSpaceSearch(small, (3, 32, 32))
     y = search.collide(photograph, search.random(torch.Generator().manual_seed(0)), 8192)
     drawn = np.asarray(Image.open(io.BytesIO(part.picture.value)))
-    expected = (255 * y.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy().repeat(7, 0).repeat(7, 1)
-    assert np.array_equal(drawn[20:20 + 224, -224:], expected)
-    with torch.no_grad():
-        difference = (small(y.float()[None]) - small(photograph[None])).abs().max()
-    assert f"difference of a logit: {float(difference):.1e}" in part.text.value
+    below, right = 224 + canvas._WORDS, 224 + canvas._GAP
+    assert np.array_equal(drawn[below:below + 224, :224], canvas.pixels(y))
+    difference = drawn[below:below + 224, right:right + 224].astype(int) - canvas.pixels(search.seen(photograph))
+    assert abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_uploaded_picture_is_drawn_upright(small, photograph, format):
+    part = parts(panels.beta_panel(small, photograph))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter
+    upload(part, "mine", a_file(format, exif=turned))
+    assert part.photograph.value == "mine" and "Not" not in part.text.value
+    upright = images.from_file(io.BytesIO(a_file(format, exif=turned)))
+    drawn = np.asarray(Image.open(io.BytesIO(part.picture.value)))
+    assert np.array_equal(drawn[:224, :224], canvas.pixels(upright))
+
+
+def test_what_is_no_picture_is_refused_and_the_picture_stays(small, photograph, monkeypatch):
+    part = parts(panels.beta_panel(small, photograph))
+    before, good = part.picture.value, a_file("PNG")
+    for name, content in (("notes.txt", b"not a picture"), ("cut.png", good[:len(good) // 2]), ("a.gif", a_file("GIF")),
+                          ("empty.jpg", b"")):
+        upload(part, name, content)
+        assert f"Not loaded: {name} is not a JPEG, PNG or WebP" in part.text.value and part.picture.value == before
+        assert part.photograph.options == ("photograph 1",)
+    monkeypatch.setattr(scene, "_LARGEST", 1000)
+    upload(part, "large.png", good)
+    assert "large.png has" in part.text.value and part.picture.value == before
 
 
 @pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
 def test_a_bad_beta_is_named(beta, small, photograph):
-    scene = panels._Scene({"n": small}, {"p": photograph})
+    panel = scene.Scene({"n": small}, {"p": photograph})
     with pytest.raises(ValueError, match=f"beta must be finite and at least 0, not {beta}"):
-        scene.draw(beta, "n", "p", panels.MOSAIC, False, 0)
+        panel.draw(beta, "n", "p", "mosaic", 0, 0, False)
 
 
 def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
@@ -111,7 +157,7 @@ def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
             (part.network, "full", "has no null space"), (part.network, "none", "no convolution, linear or attention"),
             (part.network, "gone", "near matches: patchnet"), (part.photograph, "grey", "Not drawn"),
             (part.photograph, "holes", "NaN or infinite"), (part.photograph, "bytes", "floating-point"),
-            (part.photograph, "array", "ndarray"), (part.beta, math.nan, "must be finite and at least 0, not nan")):
+            (part.photograph, "array", "ndarray")):
         good = control.value
         control.value = value
         assert said in html.unescape(part.text.value) and part.picture.value == before, value
@@ -120,8 +166,6 @@ def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
     part.valid.value = True
     part.photograph.value = "bright"
     assert "must lie in [0, 1]" in part.text.value
-    part.beta.value = -5
-    assert part.beta.value == 1
 
 
 def test_what_cannot_be_drawn_at_first_is_raised(small):

@@ -2,16 +2,11 @@
 
 
 import html
-import warnings
 
 import torch
 
-from collide_utils import images, models
-from collide_utils.comparison import Reference
-from collide_utils.search import NullSpaceSearch, OverlapWarning
-from collide_utils.show import canvas, pictures
-
-REPEATED, MOSAIC = "one basis vector, repeated", "a random mosaic of basis vectors"
+from collide_utils import images
+from collide_utils.show.scene import RECIPES, Scene
 
 
 def panel(draw, **sliders):
@@ -46,115 +41,75 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
     Parameters
     ----------
     networks, photographs : what the menus offer: one thing, a list of things, or a dict of things by the name they are
-        to have. A network is a name that :func:`models.load` knows or a torch module (in eval mode); a photograph is a
-        name that :func:`images.load` knows or a tensor ``(C, H, W)`` in [0, 1]. By default three shipped networks and
-        all sample photographs.
-    start : the β to begin with, from 1 to 8192.
+        to have. A network is a name that :func:`models.load` knows or a torch module; a photograph is a name that
+        :func:`images.load` knows or a tensor ``(C, H, W)`` in [0, 1]. By default three shipped networks and all sample
+        photographs. The reader can upload more: JPEG, PNG and WebP files of up to 20 MB.
+    start : the β to begin with, a power of two from 1 to 8192.
 
-    The search is in float64, the network runs in its own dtype, which the text names. With *stay in [0, 1]* each
-    window's share of the perturbation is scaled by :meth:`NullSpaceSearch.shrink`; without, the picture is clipped, the
-    network's input is not. What cannot be done, a network without a null space for example, is said in place of the
-    numbers, and the picture stays. Errors of the first drawing are raised.
+    The search is in float64, the network runs in its own dtype, which the text names. Perturbations are random mosaics
+    of basis vectors, drawn with a seed, one vector repeated, or rings of a vector and its negative. With *stay in [0,
+    1]* each window's share of the perturbation is scaled by :meth:`NullSpaceSearch.shrink`; without, the picture is
+    clipped, the network's input is not. What cannot be done, a network without a null space for example, is said in
+    place of the numbers, and the picture stays. Errors of the first drawing are raised.
     """
     import ipywidgets
 
     networks = _by_name(networks, "network")
-    photographs = _by_name(images.names() if photographs is None else photographs, "photograph")
-    style, layout = dict(description_width="9em"), dict(width="34em", max_width="100%")
-    controls = dict(
-        beta=ipywidgets.FloatLogSlider(start, base=2, min=0, max=13, step=0.25, description="β", readout_format=".0f"),
-        network=ipywidgets.Dropdown(options=list(networks), description="network"),
-        photograph=ipywidgets.Dropdown(options=list(photographs), description="photograph"),
-        basis=ipywidgets.Dropdown(options=[MOSAIC, REPEATED], description="perturbation"),
-        valid=ipywidgets.Checkbox(False, description="stay in [0, 1]: scale each window until it fits"))
-    for control in controls.values():
-        control.style, control.layout = style, layout
-    button = ipywidgets.Button(description="new random draw", tooltip="draw other basis vectors")
-    picture = _picture("From left to right: the photograph, the perturbation and their sum; below, the relative change "
-                       "of each layer. The text above says the same in numbers.")
-    text = ipywidgets.HTML()
-    scene, number = _Scene(networks, photographs), 0
+    scene = Scene(networks, _by_name(images.names() if photographs is None else photographs, "photograph"))
+    stops = {str(2**power): 2**power for power in range(14)}
 
-    def redraw(_=None):
-        values = {name: control.value for name, control in controls.items()}
-        picture.value, words = scene.draw(draw=number, **values)
-        text.value = _status(words)
+    def control(kind, width, *args, **options):
+        return kind(*args, **options, style=dict(description_width="initial"), layout=dict(width=width))
+
+    beta = control(ipywidgets.SelectionSlider, "auto", options=list(stops.items()), value=start, description="β")
+    beta.layout.flex = "1 1 auto"
+    play = ipywidgets.Play(value=beta.index, max=len(stops) - 1, interval=700)
+    controls = dict(
+        beta=beta, network=control(ipywidgets.Dropdown, "160px", options=list(networks), description="network"),
+        photograph=control(ipywidgets.Dropdown, "180px", options=list(scene.photographs), description="photograph"),
+        recipe=control(ipywidgets.Dropdown, "125px", options=RECIPES, description="recipe"),
+        vector=control(ipywidgets.BoundedIntText, "100px", 0, max=0, description="vector"),
+        seed=control(ipywidgets.BoundedIntText, "90px", 0, max=9999, description="seed"),
+        valid=control(ipywidgets.Checkbox, "115px", False, description="stay in [0, 1]", indent=False))
+    upload = control(ipywidgets.FileUpload, "85px", accept=".jpg,.jpeg,.png,.webp", description="Upload",
+                     tooltip="a JPEG, PNG or WebP file of up to 20 MB")
+    picture = _picture("Four pictures: the photograph, the perturbation at this β, their sum as shown, and what the "
+                       "network sees. Beside them the relative change of each layer. The text below says it in words.")
+    status = ipywidgets.HTML()
+
+    def redraw():
+        picture.value, words = scene.draw(**{name: one.value for name, one in controls.items()})
+        controls["vector"].max = scene.search.basis.shape[1] - 1
+        controls["vector"].disabled = controls["recipe"].value == "mosaic"
+        controls["seed"].disabled = controls["recipe"].value != "mosaic"
+        status.value = _status(words)
 
     def changed(_):
+        play.value = beta.index
         try:
             redraw()
-        except (ValueError, TypeError, RuntimeError) as error:
-            text.value = _status(f"Not drawn, the picture is the last one: {error}")
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            status.value = _status(f"Not drawn, the picture is the last one: {error}")
 
-    def again(_):
-        nonlocal number
-        number += 1
-        changed(_)
+    def uploaded(_):
+        menu = controls["photograph"]
+        for file in upload.value:
+            try:
+                scene.add(file.name, bytes(file.content))
+            except ValueError as error:
+                status.value = _status(f"Not loaded: {error}")
+            else:
+                menu.options = list(scene.photographs)
+                menu.value = file.name
 
     redraw()
-    for control in controls.values():
-        control.observe(changed, "value")
-    button.on_click(again)
-    return _box([*controls.values(), button, text, picture])
-
-
-class _Scene:
-    """What :func:`beta_panel` shows, from the values of its controls. Whatever does not depend on β is kept."""
-
-    def __init__(self, networks, photographs):
-        self.networks, self.photographs = networks, photographs
-        self._pair, self._choice = None, None
-
-    def draw(self, beta, network, photograph, basis, valid, draw):
-        """Return the picture as PNG bytes, and what it shows in words."""
-        if self._pair != (network, photograph):
-            self._pair = self._choice = None
-            self._load(network, photograph)
-            self._pair = network, photograph
-        if self._choice != (basis, draw):
-            generator = torch.Generator().manual_seed(draw)
-            self.v = self.search.random(generator) if basis == MOSAIC else self.search.repeat(
-                int(torch.randint(self.search.basis.shape[1], (), generator=generator)))
-            self.v_pixels, self._choice = canvas.pixels(pictures.perturbation(self.v)), (basis, draw)
-        v, kept = self.search.shrink(self.image, self.v, beta) if valid else (self.v, None)
-        y = self.search.collide(self.image, v, beta)
-        found = self.reference.compare(y)
-        picture = canvas.side_by_side(
-            [self.image_pixels, self.v_pixels if kept is None else canvas.pixels(pictures.perturbation(v)),
-             canvas.pixels(y)], ["photograph", "perturbation", "sum"], found.changes, found.bound)
-        return picture, self._words(network, beta, y, found, kept)
-
-    def _load(self, network, photograph):
-        model, image = self.networks[network], self.photographs[photograph]
-        model = models.load(model) if isinstance(model, str) else model
-        image = images.load(image, getattr(model, "input_size", 224)) if isinstance(image, str) else image
-        if not isinstance(image, torch.Tensor) or image.ndim != 3:
-            kind = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
-            raise TypeError(f"the photograph {photograph!r} must be a tensor (C, H, W), not {kind}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OverlapWarning)  # said in words
-            self.search = NullSpaceSearch(model, tuple(image.shape))
-        self.image = image.to(self.search.basis.device)
-        self.reference, self.image_pixels = Reference(model, self.image), canvas.pixels(image)
-        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-
-    def _words(self, network, beta, y, found, kept):
-        stem = found.changes[self.search.layer.name]
-        if kept is None:
-            outside = float(((y < 0) | (y > 1)).double().mean())
-            limits = (f"{outside:.0%} of its values lie outside [0, 1]: the picture is clipped, what the network sees "
-                      "is not.")
-        else:
-            limits = (f"It stays in [0, 1]: the median window keeps β = {float(kept.median()):.0f}, "
-                      f"{float((kept >= beta).double().mean()):.0%} of the windows keep all of it.")
-        overlap = (" The windows of the first layer overlap, so null-space vectors of its weight do not collide."
-                   if self.search.geometry.overlapping else "")
-        logits = "" if found.logits is None else (
-            f"Largest difference of a logit: {float((found.logits[1] - found.logits[0]).abs().max()):.1e}. ")
-        return (f"β = {beta:.0f}. {network} says “{found.said[0]}” to the photograph and “{found.said[1]}” to the sum. "
-                f"{logits}"
-                f"Relative change after {self.search.layer.name}: {stem:.1e} in {self.dtype} "
-                f"(rounding: up to {found.bound:.0e}). {limits}{overlap}")
+    for one in controls.values():
+        one.observe(changed, "value")
+    play.observe(lambda change: setattr(beta, "index", change.new), "value")
+    upload.observe(uploaded, "value")
+    others = [one for name, one in controls.items() if name != "beta"]
+    row = ipywidgets.HBox([*others[:2], upload, *others[2:]], layout=dict(flex_flow="row wrap"))
+    return _box([row, ipywidgets.HBox([play, beta]), picture, status])
 
 
 def _by_name(things, kind):
@@ -181,7 +136,7 @@ def _picture(words):
         # ipywidgets' view asks for a description before it sets a tooltip, the one place for words on an image.
         description = traitlets.Unicode("").tag(sync=True)
 
-    return Picture(format="png", tooltip=words, layout=dict(max_width="100%", object_fit="contain"))
+    return Picture(format="webp", tooltip=words, layout=dict(max_width="100%", object_fit="contain"))
 
 
 def _box(children):
@@ -189,7 +144,8 @@ def _box(children):
 
     class Panel(ipywidgets.VBox):
         def __repr__(self):  # what a reader without a kernel sees instead
-            names = [child.description for child in self.children if getattr(child, "description", "")]
+            children = [inner for child in self.children for inner in getattr(child, "children", [child])]
+            names = [child.description for child in children if getattr(child, "description", "")]
             return f"[interactive panel: {', '.join(names)}]"
 
     return Panel(children)
