@@ -261,7 +261,7 @@ check(10 * 147**0.5)
 
 # %%
 answer = ...
-check = exercises.checker(lambda further: abs(further - rms(search.toward(valid["coffee"], coffee) - valid["coffee"])) < 1e-3)
+check = exercises.checker(lambda further: further == 0)
 check(answer)
 
 # %% jupyter={"source_hidden": true}
@@ -278,7 +278,4 @@ check(answer)
 
 # %% jupyter={"source_hidden": true}
 # The steps are (2¹⁶ − 1) / (2⁸ − 1) = 257 times as small, and the change is proportional to them.
-y = valid["white noise"]
-change = [compare(model, cat, (steps * y).round() / steps).changes[stem] for steps in (255, 65535)]
-print(f"measured, to the nearest ten: {round(change[0] / change[1], -1):.0f}")
 check(257)

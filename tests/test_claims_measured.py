@@ -48,8 +48,8 @@ def test_eight_bits_move_a_number_by_half_a_level_at_most_and_by_a_twelfth_on_av
     y = search.collide(cat, search.shrink(cat, mosaic, 64)[0], 64)
     moved = (255 * y).round() - 255 * y
     assert moved.abs().max() <= 0.5 and moved.square().mean() == pytest.approx(1 / 12, rel=0.02)
-    change = compare(patchnet, cat, moved / 255 + y).changes["conv1"]
-    assert 1e-4 < change < 0.01
+    change, finer = (compare(patchnet, cat, (steps * y).round() / steps).changes["conv1"] for steps in (255, 65535))
+    assert 1e-4 < change < 0.01 and change / finer == pytest.approx(257, rel=0.1)
 
 
 def test_a_valid_collision_can_show_the_fine_lines_of_another_photograph(search, patchnet, cat):
@@ -58,3 +58,6 @@ def test_a_valid_collision_can_show_the_fine_lines_of_another_photograph(search,
     y = search.toward(cat, cat + 6 * lines)
     assert y.min() >= 0 and y.max() <= 1 and compare(patchnet, cat, y).collides_from == "conv1"
     assert correlation((y - cat).flatten(), lines.flatten()) > 0.3
+    coffee = images.load("coffee").double()
+    once = search.toward(cat, coffee)
+    assert (search.toward(once, coffee) - once).abs().max() < 1e-6  # the nearest point of a convex set is one

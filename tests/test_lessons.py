@@ -13,13 +13,16 @@ from collide_utils import counting, models, randmat, weights
 from collide_utils.show import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01", "02", "03", "04")]
+LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] in ("01", "02", "03", "04", "05", "06", "07")]
 # The right answer and two wrong ones to each exercise of a lesson, in order.
 ANSWERS = {
     "01": [(6.4, 0.064, 93.6), (961, 960, 900), (0.5, 0.25, 0)],
     "02": [(84_992, 83, 83 * 224 * 224), (False, True)],
     "03": [(147, 64, 146), (12, 4, 147), ((0, 1), (1, 1), 1)],
     "04": [(0.41, 0.9, -1), (1049, 1048, 1050), (0, 1, 147)],
+    "05": [((3, 4), (4, 3), 74), (3, 80, 0)],
+    "06": [([0.114, 0, -0.299], [0, 0, 0], [1, -1, 0]), (64 / 147, 83 / 147, 44)],
+    "07": [(121.24, 10, 1470), (0, 1, -1), (257, 256 * 256, 2)],
 }
 
 
