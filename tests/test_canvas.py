@@ -15,6 +15,11 @@ def drawn(changes, bound=1e-17, before=()):
     return np.asarray(Image.open(io.BytesIO(bytes_)).convert("RGB")).astype(int)
 
 
+def chart(*args, **options):
+    """The part in which the bars are: without pictures, names and words."""
+    return drawn(*args, **options)[22:-canvas._FOOT, 2 * (60 + canvas._GAP) + canvas._NAMES:]
+
+
 def bars(image, colour=canvas._LAYER):
     """The lengths of the bars in pixels, from the top."""
     lengths = (image == colour).all(2).sum(1)
@@ -23,22 +28,22 @@ def bars(image, colour=canvas._LAYER):
 
 
 def test_bars_are_as_long_as_the_logarithm_of_the_change():
-    short, middle, long = bars(drawn([1e-14, 1e-7, 1]))
+    short, middle, long = bars(chart([1e-14, 1e-7, 1]))
     assert short > 0 and long - middle == pytest.approx(middle - short, abs=1)
-    assert bars(drawn([0.0, float("inf")]))[0] == 1
+    assert bars(chart([0.0, float("inf")]))[0] == 1
 
 
 def test_what_comes_before_the_layer_of_collision_is_set_apart():
-    image = drawn([1, 1e-7, 1e-7], before=["layer 0"])
+    image = chart([1, 1e-7, 1e-7], before=["layer 0"])
     assert len(bars(image, canvas._INPUT)) == 1 and len(bars(image)) == 2
     tops = [np.flatnonzero((image == colour).all(2).any(1)) for colour in (canvas._INPUT, canvas._LAYER)]
-    close = np.flatnonzero((drawn([1, 1e-7, 1e-7]) == canvas._LAYER).all(2).any(1))
+    close = np.flatnonzero((chart([1, 1e-7, 1e-7]) == canvas._LAYER).all(2).any(1))
     assert tops[1][0] - tops[0][-1] > np.diff(close).max()
 
 
 def test_the_rounding_level_is_where_a_bar_of_that_length_ends():
-    dots = np.flatnonzero((drawn([1e-17], 1e-6)[:, 200:] == 0).all(2).sum(0) > 8)
-    end = np.flatnonzero((drawn([1e-6])[:, 200:] == canvas._LAYER).all(2).any(0))[-1]
+    dots = np.flatnonzero((chart([1e-17], 1e-6)[:, 9:] == 0).all(2).any(0))
+    end = np.flatnonzero((chart([1e-6])[:, 9:] == canvas._LAYER).all(2).any(0))[-1]
     assert abs(dots.mean() - end) <= 1
 
 

@@ -24,6 +24,8 @@ class Scene:
 
     def __init__(self, networks, photographs):
         self.networks, self.photographs = networks, photographs
+        sizes = (tuple(one.shape[1:]) for one in photographs.values() if isinstance(one, torch.Tensor))
+        self._size = next(sizes, 224)  # for a network that names no size of its own
         self._pair = self._choice = None
 
     def add(self, name, content):
@@ -63,7 +65,7 @@ class Scene:
     def _load(self, network, photograph):
         model, image = self.networks[network], self.photographs[photograph]
         model = models.load(model) if isinstance(model, str) else model
-        size = getattr(model, "input_size", 224)
+        size = getattr(model, "input_size", self._size)
         if isinstance(image, str):
             image = images.load(image, size)
         elif isinstance(image, io.BytesIO):
@@ -71,6 +73,7 @@ class Scene:
         if not isinstance(image, torch.Tensor) or image.ndim != 3:
             kind = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
             raise TypeError(f"the photograph {photograph!r} must be a tensor (C, H, W), not {kind}")
+        images.check(image, what=f"photograph {photograph!r}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OverlapWarning)  # that is said in words
             self.search = NullSpaceSearch(model, tuple(image.shape))
