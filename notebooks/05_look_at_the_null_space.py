@@ -52,8 +52,7 @@ warnings.simplefilter("ignore", OverlapWarning)  # no tile is added to an image 
 torch.manual_seed(0)
 search, untrained = map(NullSpaceSearch, (models.load(network), models.load("resnet50", weights=None)))
 W, V, window = search.weight, search.basis, search.geometry.window
-columns, nullity = V.shape
-rank = columns - nullity
+(columns, nullity), rank = V.shape, V.shape[0] - V.shape[1]
 print(f"W is {len(W)}×{columns}, its rank is {rank}, its null space has {nullity} dimensions.")
 
 # %% [markdown]

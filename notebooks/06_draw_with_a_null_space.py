@@ -138,8 +138,7 @@ print(f"length of a window's change: {255 * paint.norm(dim=2).median():.0f} grey
 pictures.images(
     [flower_cat, images.from_afar(flower_cat, geometry.window), means],
     [told(flower_cat), "from afar, as shown", "means of the numbers"], columns=3, width=2.1,
-    alt="A field of glaring dots; the same from afar, a pale picture of a flower; and the means of the numbers, a flower "
-        "in full colour.")
+    alt="A field of glaring dots; the same from afar, a pale flower; the means of the numbers, a flower in full colour.")
 
 # %% [markdown]
 # The numbers hold the flower exactly. The picture, clipped, keeps little of it.
@@ -249,8 +248,7 @@ check = exercises.checker(lambda colour: abs(grey @ torch.tensor(colour)) < 1e-4
 check(answer)
 
 # %% jupyter={"source_hidden": true}
-# Any colour but black of which grey is zero: more red, less blue, in the proportion of their weights. A vector with
-# that mean colour is V @ torch.linalg.pinv(mean_colour) @ colour.
+# Any but black of which grey is zero: more red, less blue. Its vector is V @ torch.linalg.pinv(mean_colour) @ colour.
 check([0.114, 0.0, -0.299])
 
 # %% [markdown]
@@ -262,6 +260,5 @@ check = exercises.checker(lambda share: abs(share - 64 / 147) < 0.005)
 check(answer)
 
 # %% jupyter={"source_hidden": true}
-# White noise has the same energy in every direction, and the network sees 64 of 147: 44 %. Of photographs it sees
-# nearly all.
+# White noise has the same energy in every direction, and the network sees 64 of 147: 44 %. Of photographs, nearly all.
 check(64 / 147)
