@@ -140,7 +140,6 @@ noise = torch.randn(*first.geometry.grid, W[names[0]].shape[1], generator=genera
 
 
 def inside(basis):
-    """Return the noise projected on the span of `basis`, in windows of norm 1."""
     projected = noise @ basis @ basis.T
     return windows.tile(first.geometry, projected / projected.norm(dim=-1, keepdim=True))
 

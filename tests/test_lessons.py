@@ -13,7 +13,7 @@ from collide_utils import counting, models, randmat, weights
 from collide_utils.show import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if "01" <= script.name[:2] <= "07"]
+LESSONS = [script for script in sorted(NOTEBOOKS.glob("[0-9]*.py")) if script.name[:2] != "00"]
 # The right answer and two wrong ones to each exercise of a lesson, in order.
 ANSWERS = {
     "01": [(6.4, 0.064, 93.6), (961, 960, 900), (0.5, 0.25, 0)],
@@ -23,6 +23,11 @@ ANSWERS = {
     "05": [((3, 4), (4, 3), 74), (3, 80, 0)],
     "06": [([0.114, 0, -0.299], [0, 0, 0], [1, -1, 0]), (64 / 147, 83 / 147, 44)],
     "07": [(121.24, 10, 1470), (0, 1, -1), (257, 256 * 256, 2)],
+    "08": [(7, 1, 28), ("pixels", "gradient", 2)],
+    "09": [(5, 4, 6), (9, 0, 12), (7, 3, 14)],
+    "10": [(18, 17, 19), (False, True)],
+    "11": [(36, 37, 35), (19, 0, 83), (2, 1, 3)],
+    "12": [(360 * 480 - 357 * 476, 0, 49), (83 * 51 * 68, 83, 147), (19, 0, 83)],
 }
 
 
