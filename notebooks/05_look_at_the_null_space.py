@@ -194,7 +194,7 @@ shares = dict(zip(["light–dark", "red–blue", "green–magenta", "untrained, 
 charts.waves(
     shares, f"What {network} does not see", "share in the null space",
     alt="Share of each wave in the null space. For the trained network it starts near zero: light–dark stays there up to "
-        "frequency 2 and rises to 0.6 by frequency 6, the colours by 2 or 3. For the untrained one it is near 0.56.")
+        "frequency 2 and rises to 0.6 by frequency 6, the colours by 2 or 3. For the untrained one it stays near a half.")
 
 # %% [markdown]
 # Training has emptied one corner of the null space: slow changes of brightness, and flat colour. What do photographs
@@ -210,8 +210,8 @@ for name, found in {network: search, "stridenet": stridenet, "untrained ResNet-5
     print(f"in the null space of {name:<20}{(found.basis.T @ photographs).square().sum() / total:>6.1%}")
 
 # %% [markdown]
-# An untrained stem misses as much of a photograph as of anything else, more than half. A trained one has learned to
-# look where photographs have their energy, and misses a few per cent. The null space is as large as before; it lies
+# An untrained stem misses about as much of a photograph as of anything else, roughly half. A trained one has learned
+# to look where photographs have their energy, and misses a few per cent. The null space is as large as before; it lies
 # where photographs have little. Whoever builds a collision loses nothing by that.
 #
 # ## Hold a mosaic against noise
