@@ -75,5 +75,12 @@ def _process():
         inference=torch.is_inference_mode_enabled(), autocast=torch.is_autocast_enabled("cpu"),
         deterministic=torch.are_deterministic_algorithms_enabled(), threads=torch.get_num_threads(),
         cudnn=(backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic),
-        matmul=torch.get_float32_matmul_precision(), numpy_errors=np.geterr(),
+        matmul=_matmul_precision(), numpy_errors=np.geterr(),
         print=vars(torch._tensor_str.PRINT_OPTS).copy())
+
+
+def _matmul_precision():
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # once fp32_precision was set in this process, torch refuses to answer
+        return None

@@ -144,6 +144,7 @@ def test_play_moves_the_slider_and_stops(page):
     play.first.click()
     shows(page, "β = 4.")
     play.first.click()
+    page.wait_for_timeout(2000)  # a step that was under way
     stopped = page.locator(".widget-readout").first.inner_text()
     page.wait_for_timeout(2000)
     assert page.locator(".widget-readout").first.inner_text() == stopped
