@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help course test lab app bench notebooks clean
+.PHONY: help course test lab app bench mutants notebooks clean
 
 help:  ## Say what each command does
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,8 +30,13 @@ app: .venv/installed  ## Open the β panel of notebook 07 in a browser, without 
 bench: .venv/installed  ## Time the fast algorithms against the usual ones
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+mutants: .venv/installed  ## Break the module line by line and see which breaks no test notices (hours; one: ONLY='*fold*')
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]'
+	$(BIN)/mutmut run $(ONLY)
+	$(BIN)/mutmut results
+
 notebooks: .venv/installed  ## For authors: run the .py notebooks (one: ONLY=03), rewrite the .ipynb beside them
 	@$(BIN)/python notebooks/build.py --rewrite $(ONLY)
 
 clean:  ## Remove what was built, the environment too
-	rm -rf build .site-* .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build mutants .site-* .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
