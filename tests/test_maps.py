@@ -482,7 +482,7 @@ def test_no_hook_outlives_a_failure_within_a_method():
     ("saliency", {}, ValueError, "saliency is a map of the image.*'layer1'"),
     ("grad_cam", {"layer": "layer1.conv3"}, ValueError, r"no layer 'layer1.conv3'; near matches: layer1.conv"),
     ("grad_cam", {"layer": "fc"}, ValueError, r"the output of layer 'fc' has shape \(1, 22\): it has no rows"),
-    ("grad_cam", {"layer": "flatten"}, ValueError, r"output of layer 'flatten' has shape \(1, 176\)"),
+    ("grad_cam", {"layer": "flatten"}, ValueError, r"output of layer 'flatten' has shape \(1, 256\)"),
     ("grad_cam", {"layer": "layer1.relu"}, ValueError, "'layer1.relu' is called 2 times"),
     ("grad_cam", {"side": "both"}, ValueError, "side must be 'input' or 'output', not 'both'"),
     ("grad_cam", {"target": 22}, ValueError, "no class 22; there are 22, numbered from 0"),

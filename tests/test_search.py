@@ -44,7 +44,7 @@ def test_stridenet_does_not_collide(search):
         photograph = images.load(name)
         for perturbation in (v, own.repeat(3), search.random(torch.Generator().manual_seed(1))):
             y = own.collide(photograph, perturbation, 512)
-            assert stem_change(model, photograph, y) > 0.1
+            assert stem_change(model, photograph, y) > 0.05
             assert compare(model, photograph, y).collides_from is None
 
 
