@@ -101,7 +101,7 @@ def told(y):
 some = {beta: colliding[beta] for beta in (8, 128, 1024, 8192)}
 pictures.images(
     [*((0.5 + y - cat)[:, :56, :56] for y in some.values()), *some.values(),
-     *(search.seen(y)[:, :112, :112] for y in some.values())],
+     *(search.seen(y)[:, 64:120, 14:70] for y in some.values())],
     [*(f"β = {beta}" for beta in some), *map(told, some.values()), *["what the network sees of it"] * 4], width=2.1,
     alt="For beta 8, 128, 1024 and 8192: the perturbation, even grey at first, colour noise in the end; the cat with it, "
         "unchanged, grainy, buried, gone; and what the network sees, the same eye of the cat four times.")

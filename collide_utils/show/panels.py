@@ -71,7 +71,7 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
         vector=control(ipywidgets.BoundedIntText, "100px", 0, max=0, description="vector"),
         seed=control(ipywidgets.BoundedIntText, "90px", 0, max=9999, description="seed"),
         valid=control(ipywidgets.Checkbox, "115px", False, description="stay in [0, 1]", indent=False))
-    upload = control(ipywidgets.FileUpload, "100px", accept=".jpg,.jpeg,.png,.webp", description="Upload",
+    upload = control(ipywidgets.FileUpload, "115px", accept=".jpg,.jpeg,.png,.webp", description="Upload",
                      tooltip="a JPEG, PNG or WebP file of up to 20 MB")
     picture = _picture("Four pictures: the photograph, the perturbation at this β, their sum as shown, and what the "
                        "network sees. Beside them the relative change of each layer. The text below says it in words.")
