@@ -31,6 +31,7 @@ from collide_utils import (
     windows,
 )
 from collide_utils.comparison import compare
+from collide_utils.levelsets import LevelSet
 from collide_utils.search import NullSpaceSearch
 from collide_utils.show import charts, panels, pictures
 
@@ -85,6 +86,9 @@ TAKES_IMAGE = {
     "shrink": lambda m, s, x, bad: s.shrink(bad, x, 8),
     "toward image": lambda m, s, x, bad: s.toward(bad, x),
     "toward target": lambda m, s, x, bad: s.toward(x, bad),
+    "level set": lambda m, s, x, bad: LevelSet(m, "fc", bad),
+    "level set's change": lambda m, s, x, bad: LevelSet(m, "fc", x).change(bad),
+    "level set's target": lambda m, s, x, bad: LevelSet(m, "fc", x).nearest(bad, 1),
     "check": lambda m, s, x, bad: images.check(bad, SHAPE),
 }
 for what, (make, error, text) in IMAGES.items():
@@ -105,6 +109,8 @@ case("mosaic of floats", lambda m, s, x: s.mosaic(torch.zeros(4, 4)), ValueError
 case("mosaic of another shape", lambda m, s, x: s.mosaic(torch.zeros(3, 4, dtype=torch.int64)), ValueError, r"\(3, 4\)")
 case("mosaic out of range", lambda m, s, x: s.mosaic(torch.full((4, 4), 40)), IndexError, "no basis vector 40")
 case("shrink outside the box", lambda m, s, x: s.shrink(x + 1, x, 8), ValueError, r"must lie in \[0, 1\]")
+case("level set outside the box", lambda m, s, x: LevelSet(m, "fc", x + 1), ValueError, r"\[0, 1\]")
+case("level set of a function", lambda m, s, x: LevelSet(torch.relu, "fc", x), TypeError, "builtin_function")
 case("toward from outside the box", lambda m, s, x: s.toward(x - 1, x), ValueError, r"must lie in \[0, 1\]")
 
 
@@ -186,6 +192,7 @@ for name, call, text in (
         ("target", lambda m, s, x: maps.compute("saliency", m, x, target=5), "no class 5; there are 5"),
         ("negative target", lambda m, s, x: maps.compute("saliency", m, x, target=-1), "no class -1"),
         ("recorded layer", lambda m, s, x: hooks.record(m, ["conv2"]).__enter__(), "'conv2'; near matches: conv1"),
+        ("layer of a level set", lambda m, s, x: LevelSet(m, "conv2", x), "'conv2'; near matches: conv1"),
         ("claim", lambda m, s, x: claims.check("nonsense"), "no claim 'nonsense'"),
         ("architecture", lambda m, s, x: checkpoints.load_checkpoint(
             s.write("resnet18.pt", torch_file({"a": torch.ones(1)})), "resnet19"), "'resnet19'")):

@@ -19,6 +19,7 @@ from collide_utils import (
     windows,
 )
 from collide_utils.comparison import Reference, compare
+from collide_utils.levelsets import LevelSet
 from collide_utils.projection import nearest_in_box
 from collide_utils.search import NullSpaceSearch
 from collide_utils.show import canvas, panels, pictures
@@ -94,6 +95,12 @@ CALLS = {
     "seen": lambda m, x, y: drawn(m)[0].seen(x),
     "per_layer": lambda m, x, y: counting.per_layer(m),
     "count": lambda m, x, y: counting.count(m),
+    "first_guaranteed": lambda m, x, y: counting.first_guaranteed(m),
+    "active_outputs": lambda m, x, y: counting.active_outputs(m, "relu", x),
+    "LevelSet": lambda m, x, y: [getattr(LevelSet(m, "relu", x), what)(y) for what in ("change", "tangent", "land")],
+    "LevelSet.dimension": lambda m, x, y: LevelSet(m, "logits", x).dimension(),
+    "LevelSet.walk": lambda m, x, y: list(LevelSet(m, "logits", x).walk(y, 2)),
+    "LevelSet.nearest": lambda m, x, y: LevelSet(m, "logits", x).nearest(y, 4),
     "symbol": lambda m, x, y: symbol.symbol(m.conv1, 16),
     "image_nullity": lambda m, x, y: symbol.image_nullity(m.conv1, 16),
     "cell_nullity": lambda m, x, y: symbol.cell_nullity(m.conv1),
