@@ -1,12 +1,12 @@
 """Train the two street networks that the course ships, on CamVid as SegNet used it.
 
-    python data/train_streets.py --camvid DIR --work build/streets [streetnet] [streetboxes]
+    python data/train_streets.py --camvid DIR --work build/streets [first] [streetboxes] [streetnet]
 
 DIR holds train, trainannot, val, valannot, test and testannot. An epoch is a pass over the 367 training frames; each
 ends with a checkpoint in the work folder, from which an interrupted run goes on to the same bits (one thread, one
 machine). What the course ships (``data/models``: weights, street_training.csv, street_scores.csv) is written when a
-network is finished. `streetboxes` starts from the body of the finished `streetnet`, of which it keeps all but the
-feature pyramid.
+network is finished. Both start from a `first` network that labels pixels, which stays in the work folder, and keep its
+stem: so they have the same.
 
 Choices are made on the val part. The test part is only measured.
 """
@@ -28,13 +28,20 @@ from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
-from collide_utils import images, models, streets
+from collide_utils import checkpoints, images, models, streets
 
 OUT, SHOWN = (Path(__file__).resolve().parent / name for name in ("models", "street"))
 UNLABELLED = 11
 BATCH, WEIGHT_DECAY, WARMUP, EMA = 8, 0.02, 0.05, 0.998
-RECIPES = {"streetnet": dict(seed=11, lr=2e-3, cycle=100, leave=22, epochs=64),
-           "streetboxes": dict(seed=12, lr=1e-3, cycle=30, leave=15, epochs=30)}
+# The learning rate goes down along a cosine of `cycle` epochs, and from `leave` on straight to zero on top of that. A
+# label counts by its rarity to the power `rarity`. `kept` are the parts of the body that stay as they were in `first`.
+RECIPES = {
+    "first": dict(network="streetnet", seed=11, lr=2e-3, cycle=100, leave=22, epochs=64, rarity=0.35, kept=()),
+    "streetboxes": dict(network="streetboxes", seed=12, lr=1e-3, cycle=30, leave=15, epochs=30, rarity=0.35,
+                        kept=("conv1", "bn1", "layer1", "layer2", "layer3")),
+    "streetnet": dict(network="streetnet", seed=13, lr=1.5e-3, cycle=50, leave=25, epochs=50, rarity=0.2,
+                      kept=("conv1", "bn1")),
+}
 CROP, SCALES = (196, 252), (0.5, 1.0)  # what is trained on: pixels, and the size of the frame that they are cut from
 SMALLEST_BOX = 100  # pixels of a component, in a frame of 480×360
 
@@ -160,9 +167,9 @@ def average_precision(model, pairs, overlap=0.5):
     return result
 
 
-def measure(name, model, pairs):
+def measure(model, pairs):
     """Return a dictionary of what a network reaches on some frames: a list per class, or one number for all."""
-    if name == "streetboxes":
+    if model.architecture == "streetboxes":
         return {"AP50": average_precision(model, pairs)}
     share, each = scores(confusion(model, pairs))
     return {"pixels": share, "IoU": each}
@@ -170,19 +177,18 @@ def measure(name, model, pairs):
 
 # Training ------------------------------------------------------------------------------------------------------------
 
-def build(name):
-    """Return an untrained network; `streetboxes` with the body of the finished `streetnet`."""
-    model = streets.build(name, models.MEAN, models.STD)
-    if name == "streetboxes":
-        model.backbone.load_state_dict(models.load("streetnet").backbone.state_dict())
-        for part in kept(model):
-            part.requires_grad_(False)
-    return model
-
-
-def kept(model):
-    """Return what `streetboxes` keeps of `streetnet` as it is: the stem and the blocks, but not the pyramid on top."""
-    return [getattr(model.backbone, part) for part in ("conv1", "bn1", "layer1", "layer2", "layer3")]
+def build(name, work):
+    """Return an untrained network with what a finished `first` in `work` has for it, and the parts that stay so."""
+    recipe = RECIPES[name]
+    model = streets.build(recipe["network"], models.MEAN, models.STD)
+    if name != "first":
+        start = checkpoints.load_checkpoint(Path(work) / "first.safetensors").state_dict()
+        shared = {key: value for key, value in start.items() if key in model.state_dict()}
+        model.load_state_dict(model.state_dict() | shared)
+    kept = [getattr(model.backbone, part) for part in recipe["kept"]]
+    for part in kept:
+        part.requires_grad_(False)
+    return model, kept
 
 
 def learning_rate(recipe, epoch):
@@ -201,10 +207,10 @@ def train(name, data, val, work, recipe):
     labels = torch.stack([read_labels(path) for _, path in data])
     found = [boxes(frame) for frame in labels]
     counts = labels.flatten().bincount(minlength=UNLABELLED + 1)[:UNLABELLED].double()
-    rarity = (counts.median() / counts).pow(0.35).clamp(0.5, 2.5).float()
+    rarity = (counts.median() / counts).pow(recipe["rarity"]).clamp(0.5, 2.5).float()
     torch.manual_seed(recipe["seed"])
     generator = torch.Generator().manual_seed(recipe["seed"])
-    model = build(name)
+    model, kept = build(name, work)
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     optimiser = torch.optim.AdamW([dict(params=decayed, weight_decay=WEIGHT_DECAY),
@@ -222,9 +228,8 @@ def train(name, data, val, work, recipe):
     bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name, mininterval=30)
     for epoch in bar:
         model.train()
-        if name == "streetboxes":
-            for part in kept(model):
-                part.eval()
+        for part in kept:
+            part.eval()
         losses = []
         for step, rows in enumerate(torch.randperm(len(frames), generator=generator)[: steps * BATCH].split(BATCH)):
             rate = learning_rate(recipe, epoch + step / steps)
@@ -233,7 +238,7 @@ def train(name, data, val, work, recipe):
             views = [augment(frames[i], labels[i], found[i], generator) for i in rows.tolist()]
             x, y = (torch.stack([view[place] for view in views]) for place in (0, 1))
             with torch.autocast("cpu", torch.bfloat16):  # 1.6 times as fast
-                if name == "streetnet":
+                if recipe["network"] == "streetnet":
                     loss = F.cross_entropy(model(x), y, rarity, ignore_index=UNLABELLED)
                 else:
                     loss = sum(model(x, [dict(boxes=corners, labels=kinds)
@@ -246,7 +251,7 @@ def train(name, data, val, work, recipe):
             losses.append(loss.item())
         row = dict(network=name, epoch=epoch + 1, lr=rate, loss=float(np.mean(losses)), val=None)
         if epoch % 10 == 9 or epoch + 1 == epochs:
-            row["val"] = float(np.mean(list(measure(name, average.module.eval(), val).values())[-1]))
+            row["val"] = float(np.mean(list(measure(average.module.eval(), val).values())[-1]))
             bar.set_postfix(loss=f"{row['loss']:.3f}", val=f"{row['val']:.3f}")
         record.append(row)
         state = {key: part.state_dict() for key, part in parts.items()}
@@ -258,7 +263,7 @@ def train(name, data, val, work, recipe):
 def score_rows(name, model, part, pairs):
     """Return what :func:`measure` finds as rows of street_scores.csv."""
     rows = []
-    for what, values in measure(name, model, pairs).items():
+    for what, values in measure(model, pairs).items():
         named = zip(model.categories, values, strict=True) if isinstance(values, list) else [("all", values)]
         rows += [dict(network=name, part=part, frames=len(pairs), measure=what, of=of, value=value)
                  for of, value in named]
@@ -295,8 +300,10 @@ def main():
     data["shown"] = [(frame, frame.with_suffix(".png")) for frame in sorted(SHOWN.glob("*.jpg"))]
     for name in args.networks or RECIPES:
         model, record = train(name, data["train"], data["val"], args.work, RECIPES[name])
-        models.save(model, OUT / f"{name}.safetensors")
         replace_rows(OUT / "street_training.csv", name, record)
+        models.save(model, (args.work if name == "first" else OUT) / f"{name}.safetensors")
+        if name == "first":
+            continue
         replace_rows(OUT / "street_scores.csv", name,
                      [row for part in ("val", "test", "shown") for row in score_rows(name, model, part, data[part])])
 

@@ -71,22 +71,20 @@ def label_map(labels, colours):
     return labels.new_tensor(list(colours.values()), dtype=torch.float32)[labels].permute(2, 0, 1)
 
 
-def with_boxes(image, found, words, colours, at_least=0.4):
-    """Return `image` with the boxes of a detection on it, those with a score of `at_least`.
+def with_boxes(image, found, words, colours):
+    """Return `image` with the boxes of a detection on it.
 
     Parameters
     ----------
-    found : a dict with ``boxes``, ``labels`` (places in `words`) and ``scores``, as torchvision's detectors return it.
+    found : a dict with ``boxes`` and ``labels``, which are places in `words`, as torchvision's detectors return it.
     colours : dict from words to colours.
     """
     from torchvision.utils import draw_bounding_boxes
 
-    sure = found["scores"] >= at_least
-    if not sure.any():
+    if not len(found["boxes"]):
         return image
-    drawn = [tuple(round(255 * part) for part in colours[words[label]]) for label in found["labels"][sure]]
-    picture = (255 * image.clamp(0, 1)).round().byte()
-    return draw_bounding_boxes(picture, found["boxes"][sure], colors=drawn, width=2) / 255
+    drawn = [tuple(round(255 * part) for part in colours[words[label]]) for label in found["labels"]]
+    return draw_bounding_boxes((255 * image.clamp(0, 1)).round().byte(), found["boxes"], colors=drawn, width=2) / 255
 
 
 def perturbation(delta):
