@@ -12,7 +12,7 @@ class Dense:
     """A Jacobian as a matrix ``(outputs, pixels)``."""
 
     def __init__(self, rows):
-        self.rows, self.dtype = rows, rows.dtype
+        self.rows, self.dtype, self.alive = rows, rows.dtype, (rows != 0).any(1)
         gram = (rows @ rows.T).double()
         self.factor = torch.linalg.cholesky(_ridged(gram, _WHITE)).to(rows)
 
@@ -23,6 +23,10 @@ class Dense:
     def adjoint(self, weights):
         """Jᵀ times a vector of features."""
         return weights @ self.rows
+
+    def seen(self, residual):
+        """The residual where the image has an influence; zero for features that are dead."""
+        return residual * self.alive
 
     def whiten(self, residual):
         """A vector as long as the smallest change of the image that makes `residual`: ``‖J⁺ residual‖``."""
@@ -59,6 +63,10 @@ class Implicit:
         """As :meth:`Dense.adjoint`, by a backward pass."""
         return torch.autograd.grad(self._output, self._image, weights, retain_graph=True,
                                    materialize_grads=True)[0].flatten()
+
+    def seen(self, residual):
+        """The residual as it is: which features are dead is not known."""
+        return residual
 
     def whiten(self, residual):
         """The residual over the root mean square norm of a row: pixels only roughly, where :class:`Dense` has ‖J⁺r‖."""

@@ -264,13 +264,16 @@ class LevelSet:
 
     def _newton(self, image, residual, jacobian):
         """One step: the image after it, its residual, and what is left of the residual, in pixels (1: no step)."""
-        before, size = jacobian.whiten(residual).norm(), residual.norm()
-        wanted, lower, upper = ((value / size).to(jacobian.dtype) for value in (residual, -image, 1 - image))
+        wanted = jacobian.seen(residual)
+        before, size = jacobian.whiten(wanted).norm(), wanted.norm()
+        if not size:
+            return image, residual, 1.0
+        wanted, lower, upper = ((value / size).to(jacobian.dtype) for value in (wanted, -image, 1 - image))
         step = size * least_change(jacobian, wanted, lower.flatten(), upper.flatten()).double().view_as(image)
         for halvings in range(10):
             there = (image + step / 2**halvings).clamp(0, 1)
             left = self._residual(there)
-            after = jacobian.whiten(left).norm()
+            after = jacobian.whiten(jacobian.seen(left)).norm()
             if after <= (1 - 0.25 / 2**halvings) * before:
                 return there, left, float(after / before)
         return image, residual, 1.0

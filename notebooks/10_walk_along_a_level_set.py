@@ -192,28 +192,25 @@ print(f"8 bits: the logits change by {rounded.changes['logits']:.0%}; {rounded.s
 # %% [markdown]
 # ## Ask where a network insists
 #
-# How near to the cup can one get, at each layer? And does a network that was trained on adversarial images insist longer?
-# Both networks here have the patch stem, on which the steps are cheap.
+# How near to the cup does a network let us go? And does a network that was trained on adversarial images insist longer on
+# something that looks like a cat? Both networks here have the patch stem, on which the steps are cheap.
 
 # %%
-rows, start_distance = {}, float((cat - coffee).square().mean().sqrt())
+nearest, apart = {}, float((cat - coffee).square().mean().sqrt())
 for name in ("patchnet", "patchnet-l2"):
     other = models.load(name, dtype=torch.float64)
-    rows[name] = {layer: LevelSet(other, layer, cat).nearest(coffee, steps=150) for layer in ("avgpool", "logits")}
-    assert all(stop.landed for stop in rows[name].values())
-    print(f"{name:<12}" + ", ".join(f"{layer}: {stop.distance / start_distance:.0%} of the way are left"
-                                    for layer, stop in rows[name].items()))
+    nearest[name] = LevelSet(other, "logits", cat).nearest(coffee, steps=150)
+    print(f"{name}: landed {nearest[name].landed}, {nearest[name].distance / apart:.0%} of the distance is left")
 
 # %%
 pictures.images(
-    [stop.image for stops in rows.values() for stop in stops.values()],
-    [f"{name}\n{layer}, {stop.distance:.3f}" for name, stops in rows.items() for layer, stop in stops.items()], width=2.2,
-    alt="Four pictures of a cup of coffee with the features of a cat: for an ordinary and for a robust network, at the pooled "
-        "features and at the logits.")
+    [coffee, *(stop.image for stop in nearest.values())], ["the coffee", *(f"nearest for {name}" for name in nearest)],
+    alt="The photograph of a cup of coffee, and two images near it that have the logits of a cat, for an ordinary network and "
+        "for one trained on adversarial images.")
 
 # %% [markdown]
-# Compare the second pair with the first. The robust network leaves less room: its features follow what people see more
-# closely (Engstrom et al. 2019; Feather et al. 2023), yet not so closely that a person would still find the cat.
+# Compare the two numbers. If the robust network's is larger, its features follow what people see more closely, as Engstrom
+# et al. (2019) and Feather et al. (2023) found for large networks. At the logits even a robust one does not ask for a cat.
 
 # %% [markdown]
 # ## Take any other network
