@@ -166,7 +166,7 @@ def first_guaranteed(model, input_shape=None):
         input_shape = _preset_shape(model) if isinstance(model, str) else weights.default_shape(model)
     image = torch.zeros(1, *input_shape, device="meta", requires_grad=True)
     with hooks.record(network, [name for name, _ in network.named_modules() if name]) as recording:
-        logits = hooks.first_tensor(network(image))
+        logits = hooks.first_tensor(network(image.clone()))
     for name in reversed(dict.fromkeys(reversed(recording.order))):  # in the order of the last calls
         outputs = sum(output.numel() for output in recording.outputs[name])
         if outputs < image.numel() and not _bypassed(network, name, image):
@@ -214,7 +214,7 @@ def _bypassed(network, layer, image):
 
     handle = network.get_submodule(layer).register_forward_hook(cut)
     try:
-        return hooks.first_tensor(network(image)).requires_grad
+        return hooks.first_tensor(network(image.clone())).requires_grad
     finally:
         handle.remove()
 
