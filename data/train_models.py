@@ -59,16 +59,16 @@ CLASSES = {
 }
 VIEWS, BANKS = 5, {128: 144, 192: 208}  # training size: that of the views it is cut from, in pixels
 # seed; epochs at the small size, at the full size, and of a second cycle (full size); share of the batches mixed, up to
-# the last quarter of the second cycle; PGD steps and radius (L2, [0, 1] pixels at 224×224)
+# the last quarter of the second cycle; how much of the average of the weights a step leaves, in either cycle; PGD steps
+# and radius (L2, [0, 1] pixels at 224×224)
 RECIPES = {
-    "patchnet": dict(seed=1, epochs=(60, 10, 28), mixed=0.5, steps=0, radius=0.0),
-    "stridenet": dict(seed=1, epochs=(46, 8, 8), mixed=0.5, steps=0, radius=0.0),
-    "patchnet-b": dict(seed=2, epochs=(50, 8, 10), mixed=0.5, steps=0, radius=0.0),
-    "patchnet-l2": dict(seed=3, epochs=(20, 4, 0), mixed=0.0, steps=2, radius=2.0),
+    "patchnet": dict(seed=1, epochs=(60, 10, 28), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
+    "stridenet": dict(seed=1, epochs=(46, 8, 8), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
+    "patchnet-b": dict(seed=2, epochs=(60, 10, 28), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
+    "patchnet-l2": dict(seed=3, epochs=(20, 4, 0), mixed=0.0, averaged=(0.0, 0.0), steps=2, radius=2.0),
 }
 BATCH, LABELLED, MOMENTUM, WEIGHT_DECAY = 64, 44, 0.9, 5e-4
-# for the first cycle and the second: the highest rate, and how much of the average a step leaves
-PEAK_LR, WARMUP, AVERAGED = (0.1, 0.05), 0.1, (0.999, 0.998)
+PEAK_LR, WARMUP = (0.1, 0.05), 0.1  # of the first cycle and the second
 TEST_RADIUS, TEST_STEPS, ATTACKED = 2.0, 20, 250
 
 
@@ -309,7 +309,7 @@ def train(name, banks, answers, labels, held_out, work):
         size = min(banks) if epoch < small else max(banks)
         spare = banks[size].shape[1] - size
         mixed = recipe["mixed"] if epoch < epochs - second // 4 else 0.0
-        average.multi_avg_fn = get_ema_multi_avg_fn(AVERAGED[epoch >= small + full])
+        average.multi_avg_fn = get_ema_multi_avg_fn(recipe["averaged"][epoch >= small + full])
         model.train()
         rates, losses = [], []
         own = torch.multinomial(often, steps * LABELLED, replacement=True, generator=generator).split(LABELLED)
