@@ -11,7 +11,7 @@ for name in ("patchnet", "stridenet"):
     valid = row[-1]
     for valid.value in (False, True):
         times = []
-        for index in np.random.default_rng(0).permutation(13 * list(range(13))):
+        for index in np.random.default_rng(0).permutation(5 * list(range(13))):
             start = time.perf_counter()
             slider.index = int(index)
             times.append(1e3 * (time.perf_counter() - start))
