@@ -114,6 +114,8 @@ def check(image, shape=None, what="image"):
         raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
     if image.ndim != 3 or (shape is not None and tuple(image.shape) != tuple(shape)):
         raise ValueError(f"the {what} must have shape {shape or '(C, H, W)'}, not {tuple(image.shape)}")
+    if not image.numel():
+        raise ValueError(f"the {what} has no pixels: its shape is {tuple(image.shape)}")
     if not image.isfinite().all():
         raise ValueError(f"the {what} has entries that are NaN or infinite")
 
