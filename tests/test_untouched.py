@@ -50,7 +50,7 @@ def raising(model, x):
 
 
 def boxed(x):
-    return nearest_in_box(x.double().flatten(1), x.double().flatten(1), torch.eye(256, 2, dtype=torch.float64),
+    return nearest_in_box(x.double().flatten(1), x.double().flatten(1), torch.eye(2, 256, dtype=torch.float64),
                           torch.zeros(1), torch.ones(1))
 
 

@@ -16,13 +16,17 @@ cat, coffee = images.load("chelsea"), images.load("coffee")
 generator = torch.Generator().manual_seed(0)
 targets = {"coffee": coffee, "white": torch.ones_like(cat), "noise": torch.rand(cat.shape, generator=generator),
            "a mosaic at β = 2048": search.collide(cat, search.random(generator), 2048)}
-for name, target in targets.items():
+contrast, white = ((cat - 0.5) * 3 + 0.5).clamp(0, 1), torch.ones_like(cat)
+pairs = {**{f"cat toward {name}": (cat, target) for name, target in targets.items()},
+         "cat at three times its contrast toward coffee": (contrast, coffee), "white toward cat": (white, cat),
+         "cat toward noise of 1000 times the box": (cat, 1000 * torch.randn(cat.shape, generator=generator))}
+for name, (image, target) in pairs.items():
     start = time.perf_counter()
-    found = search.toward(cat, target)
+    found = search.toward(image, target)
     seconds = time.perf_counter() - start
     violation = max(0.0, float(-found.min()), float(found.max() - 1))
-    change = compare(model, cat, found).changes["conv1"]
-    print(f"cat toward {name}: {seconds:.2f} s, box violation {violation:g}, relative feature change {change:.1e}")
+    change = compare(model, image, found).changes["conv1"]
+    print(f"{name}: {seconds:.2f} s, box violation {violation:g}, relative feature change {change:.1e}")
 
 point, target = (windows.unfold(search.geometry, image.double())[16, 16].numpy() for image in (cat, coffee))
 V, shift = search.basis.numpy(), point - target
