@@ -10,9 +10,16 @@ import torch
 from collide_utils import images, nullspace, weights, windows
 from collide_utils.projection import nearest_in_box
 
+_ROUNDING = 1e-9  # a relative change of features in float64 that is not rounding, at the multiplier below
+_BETA = 8192  # of the colliding image that is tried
+
 
 class OverlapWarning(UserWarning):
     """The windows of a first layer overlap: null-space vectors of its weight, tiled, are no collisions of the layer."""
+
+
+class ClampWarning(UserWarning):
+    """The network changes pixels outside [0, 1] before its first layer, so that only images inside collide."""
 
 
 class NullSpaceSearch:
@@ -34,9 +41,11 @@ class NullSpaceSearch:
     basis : orthonormal float64 tensor ``(C·h·w, nullity)`` of the windows that `weight` maps to zero.
     complement : orthonormal float64 tensor ``(C·h·w, rank)`` of their orthogonal complement, the row space of `weight`.
 
-    ValueError if the first layer has no null space, or does not see the image as described. Where windows overlap an
-    :class:`OverlapWarning` says that a vector of the basis is null at one window only, so that the results collide in
-    the weight's null space but not in the layer.
+    ValueError if the first layer has no null space, does not see the image as described, or is not alone in reading it.
+    Where windows overlap an :class:`OverlapWarning` says that a vector of the basis is null at one window only, so that
+    the results collide in the weight's null space but not in the layer. Where the network clamps its images, found by
+    running it on two colliding ones, a :class:`ClampWarning` says that only images in [0, 1] collide, as those of
+    :meth:`toward` and, with a perturbation that :meth:`shrink` has scaled, of :meth:`collide`.
     """
 
     def __init__(self, model, input_shape=None, rtol=None):
@@ -45,20 +54,30 @@ class NullSpaceSearch:
                 raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
             input_shape = weights.default_shape(model)
         twin = copy.deepcopy(model).double().eval()
-        self.layer = weights.first_weight(twin, input_shape)
-        self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)
-        slope = windows.pixel_slope(twin, self.layer.name, self.geometry)
-        blocks = self.layer.matrix * slope.view(len(self.layer.matrix), 1, -1)
-        self.weight = torch.block_diag(*blocks)
-        self.basis = nullspace.null_space(blocks, rtol)
-        if not self.basis.shape[1]:
-            raise ValueError(f"the first layer, {self.layer}, has no null space: its rank is its number of columns")
-        self.complement = nullspace.null_space(self.basis.T)
+        with torch.random.fork_rng(devices={p.device for p in twin.parameters() if p.is_cuda}):
+            self.layer = weights.first_weight(twin, input_shape)
+            self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)
+            slope = windows.pixel_slope(twin, self.layer.name, self.geometry)
+            blocks = self.layer.matrix * slope.view(len(self.layer.matrix), 1, -1)
+            self.weight = torch.block_diag(*blocks)
+            self.basis = nullspace.null_space(blocks, rtol)
+            if not self.basis.shape[1]:
+                raise ValueError(f"the first layer, {self.layer}, has no null space: its rank is its number of columns")
+            self.complement = nullspace.null_space(self.basis.T)
+            inside, outside = self._confirm(twin)
         if self.geometry.overlapping:
             warnings.warn(
                 f"the windows of the first layer, {self.layer.name}, overlap (window {self.geometry.window}, stride "
                 f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer", OverlapWarning,
                 stacklevel=2)
+        elif rtol is None and inside > _ROUNDING:  # with another tolerance, null means as small as it says
+            raise ValueError(f"the first layer, {self.layer}, does not compute what its weight says: a perturbation "
+                             f"from the weight's null space changes its output by {inside:.1e}")
+        elif rtol is None and outside > _ROUNDING:
+            warnings.warn(
+                f"{type(model).__name__} changes pixels outside [0, 1] before its first layer, {self.layer.name}: a "
+                f"colliding image that leaves [0, 1] changes its output by {outside:.1e}, one inside by {inside:.1e}",
+                ClampWarning, stacklevel=2)
 
     def repeat(self, index):
         """Return basis vector `index` in every window: perturbation ``(C, H, W)``, float64, windows of unit norm."""
@@ -70,14 +89,15 @@ class NullSpaceSearch:
         `indices` is an integer tensor of shape ``geometry.grid``; IndexError for a vector that does not exist.
         """
         indices = torch.as_tensor(indices)
-        if indices.is_floating_point() or tuple(indices.shape) != self.geometry.grid:
+        kind = (indices.is_floating_point(), indices.is_complex(), indices.dtype == torch.bool)
+        if any(kind) or tuple(indices.shape) != self.geometry.grid:
             raise ValueError(f"indices must be integers of shape {self.geometry.grid}, one per window, not "
                              f"{indices.dtype} of shape {tuple(indices.shape)}")
         count = self.basis.shape[1]
         wrong = indices[(indices < 0) | (indices >= count)]
         if len(wrong):
             raise IndexError(f"no basis vector {int(wrong[0])}; there are {count}, numbered from 0")
-        return windows.tile(self.geometry, self.basis.T[indices.to(self.basis.device)])
+        return windows.tile(self.geometry, self.basis.T[indices.long().to(self.basis.device)])
 
     def random(self, generator=None):
         """Return a mosaic of basis vectors drawn uniformly, one per window, with a ``torch.Generator``."""
@@ -105,10 +125,12 @@ class NullSpaceSearch:
         Parameters and errors are those of :meth:`collide`; ValueError too if the image leaves [0, 1].
         """
         self._check_valid(image)
-        change = windows.unfold(self.geometry, self.collide(image, perturbation, beta) - image.double())
-        start = windows.unfold(self.geometry, image.double())
+        self.collide(image, perturbation, beta)  # for its errors
+        start, change = (windows.unfold(self.geometry, value.double()) for value in (image, perturbation))
+        change = beta / 255 * change
         room = torch.where(change > 0, (1 - start) / change, torch.where(change < 0, -start / change, torch.inf))
-        kept = room.amin(-1).clamp(max=1)
+        # A few units less in the last place, so that rounding leaves no pixel outside.
+        kept = (room.amin(-1) * (1 - 8 * torch.finfo(room.dtype).eps)).clamp(max=1)
         shrunk = windows.unfold(self.geometry, perturbation.double()) * kept[:, :, None]
         return windows.fold(self.geometry, shrunk), beta * kept
 
@@ -125,14 +147,12 @@ class NullSpaceSearch:
         image, target : floating-point tensors ``(C, H, W)``. The image must lie in [0, 1] (ValueError); the target need
             not.
 
-        The windows are independent convex programs, solved by :func:`~collide_utils.projection.nearest_in_box`;
-        RuntimeError if that does not converge.
+        The windows are independent convex programs, solved by :func:`~collide_utils.projection.nearest_in_box`.
         """
         image, target = self._check_valid(image), self._check("target", target).to(image)
         inside = windows.unfold(self.geometry, torch.ones_like(image))
         points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
-        rows = self.complement.to(image)
-        found = nearest_in_box(*(value.flatten(0, 1) for value in (targets, points)), rows,
+        found = nearest_in_box(*(value.flatten(0, 1) for value in (targets, points)), self.complement.T.to(image),
                                torch.zeros_like(inside).flatten(0, 1), inside.flatten(0, 1))
         seen = windows.fold(self.geometry, inside) > 0
         return torch.where(seen, windows.fold(self.geometry, found.view_as(points)), target.clamp(0, 1))
@@ -154,6 +174,23 @@ class NullSpaceSearch:
             projected[here[:, None] & mask] = (cut[here][:, mask] @ rows @ back).flatten()
         return windows.fold(self.geometry, projected.view(*self.geometry.grid, -1))
 
+    def _confirm(self, twin):
+        """Run the network on colliding images, and return how much its first layer's output changes: inside [0, 1], and
+        outside. ValueError if what follows changes although that output is held: then something else reads the image.
+        """
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(self.geometry.shape, generator=generator, dtype=torch.float64).to(self.basis)
+        v = self.random(generator)
+        valid, invalid = (self.collide(image, w, _BETA) for w in (self.shrink(image, v, _BETA)[0], v))
+        layer = twin.get_submodule(self.layer.name)
+        first, wanted = _run(twin, layer, torch.stack([image, image]))
+        second, found = _run(twin, layer, torch.stack([valid, invalid]), first)
+        if any(_change(*pair) > _ROUNDING for pair in zip(_tensors(wanted), _tensors(found), strict=True)):
+            raise ValueError(f"the first layer, {self.layer}, is not alone in reading the image: the network's output "
+                             "changes with the image although that layer's output is held, so its null space is not "
+                             "one of the network")
+        return tuple(max(_change(a[k], b[k]) for a, b in zip(first, second, strict=True)) for k in (0, 1))
+
     def _check(self, what, value):
         images.check(value, self.geometry.shape, what)
         return value.double()
@@ -164,3 +201,32 @@ class NullSpaceSearch:
             found = f"[{float(image.min()):.3g}, {float(image.max()):.3g}]"
             raise ValueError(f"the image must lie in [0, 1], not in {found}")
         return image
+
+
+def _run(model, layer, images, held=None):
+    """Return every output of `layer`, and the model's output while the layer hands on what is `held` instead."""
+    outputs = []
+
+    def note(_, __, output):
+        outputs.append(output.clone())
+        return None if held is None else held[len(outputs) - 1].clone()
+
+    handle = layer.register_forward_hook(note)
+    try:
+        with torch.no_grad():
+            return outputs, model(images)
+    finally:
+        handle.remove()
+
+
+def _tensors(output):
+    if isinstance(output, torch.Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else []
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _change(first, second):
+    if first.shape != second.shape:
+        return math.inf
+    return float((second - first).double().norm() / first.double().norm().clamp(min=1e-300))

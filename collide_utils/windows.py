@@ -93,12 +93,16 @@ def geometry(layer, shape):
     ValueError if the layer is neither a Conv2d nor a Linear, pads with anything but zeros, or does not fit the shape.
     """
     shape = tuple(shape)
+    if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+        raise ValueError("the first layer must be a Conv2d, or a Linear on whole images, not a "
+                         f"{type(layer).__name__}")
+    if len(shape) != 3:
+        raise ValueError(f"the shape must be that of an image, (C, H, W), not {shape}")
     if isinstance(layer, nn.Linear):
         if layer.in_features != shape[0] * shape[1] * shape[2]:
-            raise ValueError(f"a linear layer of {layer.in_features} inputs does not see images of {shape} whole")
+            raise ValueError(f"a linear layer of {layer.in_features} inputs does not see images of {shape} whole; "
+                             "one on patches of the image is not supported")
         return Geometry(shape[0], tuple(Axis(n, n, n, 0, 1) for n in shape[1:]))
-    if not isinstance(layer, nn.Conv2d):
-        raise ValueError(f"the first layer must be a Conv2d or a Linear on images, not a {type(layer).__name__}")
     if layer.in_channels != shape[0]:
         raise ValueError(f"the layer takes {layer.in_channels} channels, the image shape {shape} has {shape[0]}")
     padding = layer.padding

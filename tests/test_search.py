@@ -11,7 +11,7 @@ from torch import nn
 
 from collide_utils import images, models, nullspace, windows
 from collide_utils.comparison import compare
-from collide_utils.search import NullSpaceSearch, OverlapWarning
+from collide_utils.search import ClampWarning, NullSpaceSearch, OverlapWarning
 
 BETAS = [8 * 2**k for k in range(11)]
 
@@ -171,9 +171,10 @@ def test_a_grouped_first_layer_and_a_padded_one():
 
 
 def test_the_recipe_is_exact_on_an_untrained_vision_transformer():
-    model = torchvision.models.vit_b_32(weights=None).double().eval()
-    search = NullSpaceSearch(model, (3, 224, 224))
-    x = images.load("flower")
+    model = torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=48, mlp_dim=64)
+    model = model.double().eval()
+    search = NullSpaceSearch(model, (3, 64, 64))
+    x = images.load("flower", 64)
     comparison = compare(model, x, search.collide(x, search.random(), 512))
     assert next(iter(comparison.changes)) == comparison.collides_from == "conv_proj"
 
@@ -195,6 +196,103 @@ def test_a_first_layer_that_does_not_see_pixels_is_refused(before):
     model = nn.Sequential(before, nn.Conv2d(3, 4, 3, stride=3))
     with pytest.raises(ValueError, match="not an affine map of each channel"):
         NullSpaceSearch(model, (3, 12, 12))
+
+
+class First(nn.Module):
+    """A first layer that sees what `before` makes of the image; `after` reads its output and the image."""
+
+    def __init__(self, before, after=lambda features, image: features, layer=None):
+        super().__init__()
+        self.before, self.after = before, after
+        self.first = layer or nn.Conv2d(3, 4, 3, stride=3)
+
+    def forward(self, x):
+        return self.after(self.first(self.before(x)), x)
+
+
+def test_a_network_that_normalises_in_place_is_searched():
+    search = NullSpaceSearch(First(lambda x: x.sub_(0.5).div_(0.25)), (3, 12, 12))
+    plain = NullSpaceSearch(First(lambda x: (x - 0.5) / 0.25, layer=search_layer(search)), (3, 12, 12))
+    torch.testing.assert_close(search.weight, plain.weight)
+
+
+def search_layer(search):
+    layer = nn.Conv2d(3, 4, 3, stride=3).double()
+    with torch.no_grad():
+        layer.weight.copy_(search.layer.matrix.view(4, 3, 3, 3))
+    return layer
+
+
+@pytest.mark.parametrize("clamp", [lambda x: x.clamp(0, 1), lambda x: x.clamp(-1, 2), lambda x: x.clamp_(0, 1)])
+def test_a_network_that_clamps_its_images_collides_inside_only(clamp):
+    with pytest.warns(ClampWarning, match="outside .0, 1."):
+        search = NullSpaceSearch(First(clamp), (3, 12, 12))
+    x = torch.rand(3, 12, 12, dtype=torch.float64)
+    model, v = First(clamp, layer=search_layer(search)), search.random()
+    features = [model.double()(image.clone()[None]) for image in (
+        x, search.collide(x, search.shrink(x, v, 8192)[0], 8192), search.collide(x, v, 8192))]
+    torch.testing.assert_close(features[1], features[0])
+    assert (features[2] - features[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("after", [
+    lambda features, image: torch.cat([features.flatten(1), image.flatten(1)], 1),
+    lambda features, image: {"logits": features.mean((2, 3)), "mean": (features, image.mean((2, 3)))}])
+def test_a_network_whose_image_is_read_by_more_than_the_first_layer_is_refused(after):
+    for stride in (3, 2):
+        with pytest.raises(ValueError, match="not alone in reading the image"):
+            NullSpaceSearch(First(nn.Identity(), after, nn.Conv2d(3, 4, 3, stride)), (3, 12, 12))
+
+
+def test_a_second_layer_that_reads_the_image_is_refused():
+    second = nn.Conv2d(3, 4, 3, stride=3).double()
+    with pytest.raises(ValueError, match="not alone in reading the image"):
+        NullSpaceSearch(First(nn.Identity(), lambda features, image: features + second(image)), (3, 12, 12))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight.sin(), self.bias, self.stride)
+
+
+def test_a_layer_that_does_not_compute_what_its_weight_says_is_refused():
+    with pytest.raises(ValueError, match="does not compute what its weight says"):
+        NullSpaceSearch(nn.Sequential(Standardised(3, 4, 3, stride=3)), (3, 12, 12))
+
+
+def test_a_pixel_wise_scale_before_a_fully_connected_layer_is_part_of_the_weight():
+    model = nn.Sequential(Pointwise(), nn.Flatten(), nn.Linear(2 * 4 * 5, 7)).double()
+    search, units = NullSpaceSearch(model, (2, 4, 5)), torch.eye(40, dtype=torch.float64).view(-1, 2, 4, 5)
+    with torch.no_grad():
+        matrix = (model(units) - model(0 * units)).T
+    torch.testing.assert_close(search.weight, matrix)
+    assert (matrix @ search.basis).abs().max() < 1e-14
+
+
+def test_a_first_weight_of_zeros_lets_every_image_collide(cat):
+    layer = nn.Conv2d(3, 4, 3, stride=3)
+    nn.init.zeros_(layer.weight)
+    search = NullSpaceSearch(nn.Sequential(layer), (3, 12, 12))
+    image, target = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    assert search.basis.shape == (27, 27) and search.complement.shape == (27, 0)
+    assert torch.equal(search.toward(image, target), target) and not search.seen(image).any()
+
+
+@pytest.mark.parametrize(("model", "shape", "text"), [
+    (nn.Sequential(nn.Conv1d(3, 4, 3)), (3, 12), "not a Conv1d"),
+    (nn.Sequential(nn.Conv3d(3, 4, 3)), (3, 4, 12, 12), "not a Conv3d"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(24, 4)), (3, 8), r"\(C, H, W\), not \(3, 8\)"),
+    (nn.Sequential(nn.Unfold(3, stride=3), nn.Flatten(2, 2), nn.Linear(16, 4)), (3, 12, 12), "16 inputs.*patches"),
+])
+def test_other_first_layers_are_named(model, shape, text):
+    with pytest.raises(ValueError, match=text):
+        NullSpaceSearch(model, shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int64])
+def test_indices_of_any_whole_number_type_choose_the_same_vectors(dtype, search):
+    indices = torch.arange(1024).view(32, 32) % 83
+    assert torch.equal(search.mosaic(indices.to(dtype)), search.mosaic(indices))
 
 
 def test_a_first_layer_without_a_null_space_is_named():
@@ -248,5 +346,6 @@ def test_bad_indices_are_named(search):
             search.repeat(index)
     with pytest.raises(ValueError, match=r"\(32, 32\)"):
         search.mosaic(torch.zeros(31, 32, dtype=torch.int64))
-    with pytest.raises(ValueError, match="float32"):
-        search.mosaic(torch.zeros(32, 32))
+    for dtype in (torch.float32, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match=str(dtype)):
+            search.mosaic(torch.zeros(32, 32, dtype=dtype))

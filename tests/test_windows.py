@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -51,6 +53,33 @@ def test_windows_overlap_exactly_where_a_pixel_is_seen_twice(case):
     nn.init.ones_(ones.weight)
     seen = dense(ones, (1, *shape[1:])).sum(0)
     assert windows.geometry(layer, shape).overlapping == bool(seen.max() > 1)
+
+
+@settings(deadline=None)
+@given(layers(), st.integers(0, 2**31))
+def test_unfold_reads_and_fold_writes_the_pixels_of_each_window(case, seed):
+    # Both by loops over the pixels that the axes list.
+    layer, (channels, height, width) = case
+    geometry = windows.geometry(layer, (channels, height, width))
+    rows, columns = (axis.ranges for axis in geometry.axes)
+    image = torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    strides, reach = layer.stride, [d * (w - 1) for d, w in zip(layer.dilation, layer.kernel_size, strict=True)]
+    assert [pixels[0] for pixels in rows] == [i * strides[0] - layer.padding[0] for i in range(len(rows))]
+    assert all(pixels[-1] - pixels[0] == reach[1] for pixels in columns)
+    assert (len(rows), len(columns)) == layer(torch.zeros(1, *geometry.shape, dtype=torch.float64)).shape[2:]
+    if geometry.overlapping:
+        h, w = geometry.window
+        rows, columns = ([range(i, i + n, 1) for i in range(0, size, n)] for n, size in ((h, height), (w, width)))
+    cut = windows.unfold(geometry, image)
+    assert cut.shape[:2] == geometry.grid == (len(rows), len(columns))
+    seen = torch.zeros_like(image)
+    for i, j in itertools.product(range(len(rows)), range(len(columns))):
+        for entry, (channel, y, x) in enumerate(itertools.product(range(channels), rows[i], columns[j])):
+            inside = 0 <= y < height and 0 <= x < width
+            assert cut[i, j, entry] == (image[channel, y, x] if inside else 0)
+            if inside:
+                seen[channel, y, x] = 1
+    assert torch.equal(windows.fold(geometry, cut), image * seen)
 
 
 @settings(deadline=None)
