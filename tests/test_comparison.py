@@ -1,5 +1,6 @@
 import copy
 import threading
+import time
 
 import pytest
 import torch
@@ -212,8 +213,17 @@ def test_full_float32_is_used_and_the_flags_come_back():
         assert compare(model, x, y).changes == found.changes == compare(model, x, y).changes
 
 
+class Waits(nn.Module):
+    """Gives other threads time to come between."""
+
+    def forward(self, x):
+        time.sleep(0.002)
+        return x
+
+
 def test_threads_on_one_model_do_not_mix():
-    model, (x, y) = small().train(), images()
+    (x, y), model = images(), nn.Sequential(nn.Conv2d(3, 8, 3), Waits(), nn.Dropout(), nn.Flatten(), Waits(),
+                                            nn.Linear(128, 5)).train()
     expected, found = compare(model, x, y), []
     threads = [threading.Thread(target=lambda: found.append(compare(model, x, y))) for _ in range(8)]
     for thread in threads:
