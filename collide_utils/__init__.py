@@ -4,9 +4,9 @@ The rooms, in rows; each imports only from its own row and from those above it:
 
 - what a network is made of: ``weights``, ``hooks``, ``nullspace``
 - the first layer: ``windows``, ``projection``, ``search``, ``symbol``
-- any layer: ``levelsets``
+- any layer: ``levelsets``, ``jacobians``
 - material: ``models``, ``streets``, ``checkpoints``, ``images``, ``claims``
-- measuring: ``answers``, ``comparison``, ``counting``, ``randmat``, ``maps``, ``report``
+- measuring: ``answers``, ``comparison``, ``counting``, ``randmat``, ``maps``
 - pictures: ``show``
 """
 
