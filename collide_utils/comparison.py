@@ -31,8 +31,8 @@ class Comparison:
         model does not run in float64, or what it returns from there on is the same for noise.
     said : what the network says of `x` and of `y`, such as ``"cat, p = 0.999"``, ``"road on 41 % of pixels"`` or
         ``"7 boxes"``.
-    agreement : both in one, such as ``"both are 'cat'"``, ``"99.98 % of pixels have the same label"`` or ``"7 boxes of
-        7 match"`` (with the same label, no corner off by more than half a pixel).
+    agreement : both in one, such as ``"both are 'cat'"``, ``"99.98 % of pixels have the same label"`` or
+        ``"7 boxes of 7 match"`` (with the same label, no corner off by more than half a pixel).
     logits, predictions, probabilities : of `x` and of `y`, where the network returns one vector of class scores, and
         otherwise None: float64 tensor ``(2, classes)``; the most probable classes, as names if the model has
         ``categories``, else as numbers; and their probabilities.
