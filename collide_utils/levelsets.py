@@ -193,18 +193,22 @@ class LevelSet:
         """Return the landed :class:`Stop` nearest to `target` that a local method finds in `steps` first-order steps.
 
         Adam on the augmented Lagrangian of "nearest to the target, on the level set", from the image; then
-        :meth:`land`. It is a local answer: other starts and steps give others. Where the landing fails, the end of a
-        :meth:`walk` of eight steps towards where the approach ended.
+        :meth:`land`. It is a local answer: other starts and steps give others. A feature that dies on the way has no
+        gradient to come back by; then the approach is made again, four times slower and ten times stiffer. Where that
+        does not land either, the end of a :meth:`walk` of eight steps towards where it ended.
         """
         _check_steps(steps)
         self._check_freedom()
         target = _valid(target, self.image.shape).to(self.image)
-        near = self._approach(target, steps)
-        try:
-            return self._stop(self.land(near), target)
-        except RuntimeError:
-            *_, last = self.walk(near, 8)
-            return self._stop(last.image, target)
+        for rate, weight in (0.02, 10), (0.005, 100):
+            near = self._approach(target, steps, rate, weight)
+            if not ((self.outputs(near) == 0) & (self.features != 0)).any():
+                try:
+                    return self._stop(self.land(near), target)
+                except RuntimeError:
+                    pass
+        *_, last = self.walk(near, 8)
+        return self._stop(last.image, target)
 
     def outputs(self, image, model=None):
         """Return the layer's outputs for an image ``(C, H, W)`` as a vector; `model` is the float64 copy by default."""
@@ -278,24 +282,24 @@ class LevelSet:
                 return there, left, float(after / before)
         return image, residual, 1.0
 
-    def _approach(self, target, steps):
+    def _approach(self, target, steps, rate, weight):
         jacobian = self._linearise(self.image)
         target, image = target.float(), self.image.float().detach().requires_grad_()
         wanted = self.outputs(image, self._quick).detach()
         optimizer = torch.optim.Adam([image], betas=(0.9, 0.99))
         multipliers = torch.zeros_like(wanted)
         for step in tqdm(range(steps), desc="approach", leave=False, delay=10):
-            optimizer.param_groups[0]["lr"] = 0.02 * 0.005**(step / steps)
-            weight = 10 * 30**(step / steps)
+            optimizer.param_groups[0]["lr"] = rate * (1e-4 / rate)**(step / steps)
+            stiffness = weight * 30**(step / steps)
             with torch.enable_grad():
                 gap = jacobian.whiten(self.outputs(image, self._quick) - wanted)
-                loss = (image - target).square().sum() / 2 + multipliers @ gap + weight / 2 * gap.square().sum()
+                loss = (image - target).square().sum() / 2 + multipliers @ gap + stiffness / 2 * gap.square().sum()
                 image.grad, = torch.autograd.grad(loss, image)
             optimizer.step()
             with torch.no_grad():
                 image.clamp_(0, 1)
             if step % 20 == 19:
-                multipliers += weight * gap.detach()
+                multipliers += stiffness * gap.detach()
         return image.detach().double()
 
 
