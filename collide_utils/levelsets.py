@@ -180,7 +180,7 @@ class LevelSet:
         return self._walk(image, _valid(target, self.image.shape).to(self.image), steps)
 
     def _walk(self, image, target, steps):
-        for step in tqdm(range(steps), desc="walk", leave=False, delay=10):
+        for step in tqdm(range(steps), desc="walk", leave=False, disable=None):
             for halvings in range(4):
                 try:
                     image = self.land(image + (target - image) / (steps - step) / 2**halvings)
@@ -288,7 +288,7 @@ class LevelSet:
         wanted = self.outputs(image, self._quick).detach()
         optimizer = torch.optim.Adam([image], betas=(0.9, 0.99))
         multipliers = torch.zeros_like(wanted)
-        for step in tqdm(range(steps), desc="approach", leave=False, delay=10):
+        for step in tqdm(range(steps), desc="approach", leave=False, disable=None):
             optimizer.param_groups[0]["lr"] = rate * (1e-4 / rate)**(step / steps)
             stiffness = weight * 30**(step / steps)
             with torch.enable_grad():

@@ -99,7 +99,7 @@ print(f"logits: {len(start.features)} outputs, rank {dimension.rank}, {dimension
 def newton(y, steps):
     for _ in range(steps):
         residual = start.features - start.outputs(y)
-        yield float(residual.detach().norm())
+        yield residual.detach().norm()
         J = torch.autograd.functional.jacobian(start.outputs, y).flatten(1)
         y = y + (torch.linalg.pinv(J) @ residual).view_as(y)
 
@@ -109,7 +109,7 @@ def adam(y, steps):
     optimizer = torch.optim.Adam([y], lr=1e-3)
     for _ in range(steps):
         residual = start.features - start.outputs(y)
-        yield float(residual.detach().norm())
+        yield residual.detach().norm()
         y.grad, = torch.autograd.grad(residual.square().sum(), y)
         optimizer.step()
 
@@ -117,7 +117,7 @@ def adam(y, steps):
 # %%
 near = 0.9 * cat + 0.1 * coffee
 errors = {"Newton": newton(near, 7), "Adam": adam(near, 50)}
-errors = {name: [max(1e-16, e / float(start.features.norm())) for e in values] for name, values in errors.items()}
+errors = {name: [max(1e-16, float(e / start.features.norm())) for e in values] for name, values in errors.items()}
 charts.lines(
     range(50), {name: values + [float("nan")] * (50 - len(values)) for name, values in errors.items()},
     "Landing on the level set of the logits", "step", "relative change of the logits", xscale="linear",
