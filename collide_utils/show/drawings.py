@@ -235,7 +235,7 @@ def level_set(alt):
     landed = corners[2] + slope * (slope @ (aside - corners[2]))
     axis.annotate("", aside, start, arrowprops=dict(arrowstyle="-|>", color=_ACCENT, lw=2.5, shrinkA=0, shrinkB=0))
     axis.annotate("", landed, aside, arrowprops=dict(arrowstyle="-|>", color="black", lw=1.5, shrinkA=0, shrinkB=0))
-    for point, words, shift in ((start, "$x$", (-4, 8)), (landed, "the next image", (-20, 10)),
+    for point, words, shift in ((start, "$x$", (-4, 8)), (landed, "the next image", (-62, 14)),
                                 (corners[-1], "$\\{y : F(y) = F(x)\\}$", (-110, -4))):
         axis.annotate(words, point, shift, textcoords="offset points", fontsize=11)
     axis.text(*(start + 0.8 * tangent + [0.1, -0.28]), "step in null($J$)", color=_ACCENT, fontsize=10)
