@@ -108,19 +108,19 @@ def test_a_layer_that_is_not_called_follows_the_one_registered_before_it():
     assert [w.name for w in weights.layer_weights(Scattered(), (4,))] == ["early", "late", "beside", "before"]
 
 
-class Stern(nn.Module):
-    """Runs in eval mode alone, as a network with batch normalisation does on one image of one pixel."""
+class Turns(nn.Module):
+    """Calls its layers in another order when it is trained."""
 
     def __init__(self):
         super().__init__()
         self.second, self.first = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x):
-        return self.first(x) if self.training else self.second(self.first(x))
+        return self.first(self.second(x)) if self.training else self.second(self.first(x))
 
 
 def test_the_order_is_that_of_eval_mode_and_every_mode_is_restored():
-    model = nn.Sequential(Stern(), nn.Dropout()).train()
+    model = nn.Sequential(Turns(), nn.Dropout()).train()
     model[1].eval()
     assert [w.name for w in weights.layer_weights(model, (4,))] == ["0.first", "0.second"]
     assert [module.training for module in model.modules()] == [True, True, True, True, False]
