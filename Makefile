@@ -18,6 +18,7 @@ course: .venv/installed  ## Run every notebook and write the site, build/index.h
 
 test: .venv/installed  ## Check style, pairing and mathematics, and that the notebooks print what they should
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q --nbval notebooks
 

@@ -27,8 +27,10 @@ def read(path):
 def _what_is_wrong(error):
     needed = re.search(r"GLOBAL ([\w.]+)", str(error))
     if needed:
-        return (f"refused, because loading it would run code: it holds a {needed[1]}. Ask its author for the state "
-                "dict alone, or for safetensors")
+        return (
+            f"refused, because loading it would run code: it holds a {needed[1]}. Ask its author for the state "
+            "dict alone, or for safetensors"
+        )
     if "TorchScript" in str(error):
         return "a scripted network, which is code: save the state dict of the network that was scripted instead"
     why = f"{type(error).__name__}: {error}" if isinstance(error, SafetensorError) else type(error).__name__

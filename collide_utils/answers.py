@@ -66,8 +66,14 @@ class Answer:
 
     @cached_property
     def _scored_pixels(self):
-        return next((tensor for tensor in self.tensors.values() if tensor.is_floating_point() and tensor.ndim == 4
-                     and tensor.shape[1] > 1), None)
+        return next(
+            (
+                tensor
+                for tensor in self.tensors.values()
+                if tensor.is_floating_point() and tensor.ndim == 4 and tensor.shape[1] > 1
+            ),
+            None,
+        )
 
     @cached_property
     def _labels(self):

@@ -42,8 +42,11 @@ def load_checkpoint(path, arch=None):
     if arch.startswith("densenet"):  # torchvision's own files have keys from before PyTorch 0.4
         state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(\d)\.", r"\1\3.", key): value for key, value in state.items()}
     network = models.shapes_only(arch)
-    classes = {state[key].shape[0] for key, shape in _shapes(network).items() if key in state and state[key].ndim
-               and tuple(state[key].shape) != shape == (1000, *state[key].shape[1:])}
+    classes = {
+        state[key].shape[0]
+        for key, shape in _shapes(network).items()
+        if key in state and state[key].ndim and tuple(state[key].shape) != shape == (1000, *state[key].shape[1:])
+    }
     if len(classes) == 1:
         network = models.shapes_only(arch, num_classes=next(iter(classes)))
     _compare_shapes(path, arch, {key: tuple(value.shape) for key, value in state.items()}, _shapes(network))
@@ -90,12 +93,20 @@ def _shapes(network):
 
 def _compare_shapes(path, arch, found, expected):
     differences = {
-        "not in the file": [key for key in expected if key not in found
-                            and not key.endswith("num_batches_tracked")],  # which older files do not have
+        "not in the file": [
+            key for key in expected if key not in found and not key.endswith("num_batches_tracked")
+        ],  # which older files do not have
         f"not in {arch}": [key for key in found if key not in expected],
-        "of another shape": [f"{key} {found[key]} instead of {expected[key]}" for key in expected
-                             if key in found and found[key] != expected[key]]}
-    lines = [f"{len(keys)} keys {what}: " + ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
-             for what, keys in differences.items() if keys]
+        "of another shape": [
+            f"{key} {found[key]} instead of {expected[key]}"
+            for key in expected
+            if key in found and found[key] != expected[key]
+        ],
+    }
+    lines = [
+        f"{len(keys)} keys {what}: " + ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+        for what, keys in differences.items()
+        if keys
+    ]
     if lines:
         raise ValueError("\n".join([f"{path}: not a {arch}", *lines]))

@@ -36,8 +36,11 @@ def answer(entry):
     all bounds lie inside what is claimed. Where nothing is claimed of any number it is ``"not testable here"``.
     ValueError if the bounds leave it open.
     """
-    pairs = [(_interval(number), _interval(number["claimed"]))
-             for number in entry["evidence"].values() if "claimed" in number]
+    pairs = [
+        (_interval(number), _interval(number["claimed"]))
+        for number in entry["evidence"].values()
+        if "claimed" in number
+    ]
     if not pairs:
         return "not testable here"
     if any(high < least or most < low for (low, high), (least, most) in pairs):
@@ -83,8 +86,12 @@ def save_measured(numbers):
     """Put `numbers`, as ``checked`` holds them, into ``data/measured.csv``: in the ledger's order, to six digits."""
     known = measured() if _MEASURED.exists() else {}
     known |= {(claim, name): value for claim, values in numbers.items() for name, value in values.items()}
-    rows = [(claim, name, f"{known[claim, name]:.6g}") for claim, entry in ledger().items()
-            for name in entry["evidence"] if (claim, name) in known]
+    rows = [
+        (claim, name, f"{known[claim, name]:.6g}")
+        for claim, entry in ledger().items()
+        for name in entry["evidence"]
+        if (claim, name) in known
+    ]
     with open(_MEASURED, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("claim", "number", "measured"), *rows])
 
@@ -92,8 +99,10 @@ def save_measured(numbers):
 def summary():
     """Return the ledger in a sentence: how many claims hold as stated, fail, and cannot be tested here."""
     count = Counter(entry["as_stated"] for entry in ledger().values())
-    return (f"Of {count.total()} claims {count['holds']} hold as stated, {count['fails']} fail, and "
-            f"{count['not testable here']} cannot be tested here.")
+    return (
+        f"Of {count.total()} claims {count['holds']} hold as stated, {count['fails']} fail, and "
+        f"{count['not testable here']} cannot be tested here."
+    )
 
 
 def section(claim):

@@ -58,8 +58,9 @@ class Comparison:
 
     def __repr__(self):
         # Rounding noise differs between machines, so a change within the bound is printed as that, not as its digits.
-        rows = [(name, "rounding" if change <= self.bound else f"{change:.1e}")
-                for name, change in self.changes.items()]
+        rows = [
+            (name, "rounding" if change <= self.bound else f"{change:.1e}") for name, change in self.changes.items()
+        ]
         if len(rows) > _SHOWN + 2:
             hidden = {text for _, text in rows[_SHOWN:-1]}
             rows[_SHOWN:-1] = [(f"… {len(rows) - _SHOWN - 1} more", hidden.pop() if len(hidden) == 1 else "…")]
@@ -146,17 +147,23 @@ class Reference:
             except Exception as error:  # of any kind, from code that is not ours
                 return None, f"{cannot}, and in float64 {type(self.model).__name__} does not run ({error})"
             if found.collides_from is None:
-                behind = [found.changes.get(name, 0) for name in places[places.index(start):]]
-                return None, found.doubt or (f"{cannot}, which rounds away a change of up to {max(behind):.0e} from "
-                                             f"{start} on")
+                behind = [found.changes.get(name, 0) for name in places[places.index(start) :]]
+                return None, found.doubt or (
+                    f"{cannot}, which rounds away a change of up to {max(behind):.0e} from {start} on"
+                )
             return max(start, found.collides_from, key=places.index), None
         if bound >= 0.1:
             return None, f"cannot tell, for rounding alone changes features by up to {bound:.0e}"
         if self._constant is None:
             noise = torch.rand(self.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
             features, _ = self._run(noise)
-            self._constant = _begin({name: _relative(self._features.get(name), features.get(name)) for name in changes},
-                                    64 * torch.finfo(dtype).eps) or ""
+            self._constant = (
+                _begin(
+                    {name: _relative(self._features.get(name), features.get(name)) for name in changes},
+                    64 * torch.finfo(dtype).eps,
+                )
+                or ""
+            )
         if self._constant and places.index(self._constant) <= places.index(start):
             return None, f"no collision of these two, for from {start} on {type(self.model).__name__} is blind to noise"
         return start, None

@@ -1,6 +1,5 @@
 """How many dimensions of their inputs the weights of a network do not see: the supplement's Table 1, and more."""
 
-
 import copy
 import math
 from dataclasses import dataclass, replace
@@ -102,12 +101,15 @@ def per_layer(model, rtol=None, executor=None):
     network = _network(model)
     found = weights.layer_weights(network)
     layers = [network.get_submodule(weight.name) for weight in found]
-    geometries = [{key: getattr(layer, key) for key in _GEOMETRY} if hasattr(layer, "kernel_size") else None
-                  for layer in layers]
+    geometries = [
+        {key: getattr(layer, key) for key in _GEOMETRY} if hasattr(layer, "kernel_size") else None for layer in layers
+    ]
     tasks = (executor.map if executor else map)(partial(_nullities, rtol=rtol), [w.matrix for w in found], geometries)
     bar = tqdm(tasks, total=len(found), desc="weights", leave=False, delay=10)
-    return [LayerCount(weight.name, weight.kind, *weight.matrix.shape, *nullities)
-            for weight, nullities in zip(found, bar, strict=True)]
+    return [
+        LayerCount(weight.name, weight.kind, *weight.matrix.shape, *nullities)
+        for weight, nullities in zip(found, bar, strict=True)
+    ]
 
 
 def count(model, rtol=None, executor=None):
@@ -115,11 +117,17 @@ def count(model, rtol=None, executor=None):
     network = _network(model)
     rows = per_layer(network, rtol, executor)
     return NullityCount(
-        model if isinstance(model, str) else type(model).__name__, len(rows), sum(row.nullity > 0 for row in rows),
-        sum(row.wide for row in rows), sum(row.nullity for row in rows), rows[0].nullity,
-        sum(row.cell_nullity > 0 for row in rows), sum(row.groups * row.columns for row in rows),
+        model if isinstance(model, str) else type(model).__name__,
+        len(rows),
+        sum(row.nullity > 0 for row in rows),
+        sum(row.wide for row in rows),
+        sum(row.nullity for row in rows),
+        rows[0].nullity,
+        sum(row.cell_nullity > 0 for row in rows),
+        sum(row.groups * row.columns for row in rows),
         rows[0].groups * rows[0].columns,
-        tuple(weights.uncounted_parameters(network)))
+        tuple(weights.uncounted_parameters(network)),
+    )
 
 
 def atlas(names=None, executor=None):
@@ -208,6 +216,7 @@ def _preset_shape(name):
 
 def _bypassed(network, layer, image):
     """Whether the network's output depends on the image otherwise than through `layer`: autograd knows."""
+
     def cut(_, __, output):
         first = hooks.first_tensor(output)
         return _pytree.tree_map(lambda part: part.detach() if part is first else part, output)

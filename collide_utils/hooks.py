@@ -60,8 +60,10 @@ def record(model, layers=None):
             known = difflib.get_close_matches(str(name), modules, n=5, cutoff=0.3) or list(modules)[1:6]
             raise ValueError(f"{type(model).__name__} has no layer {name!r}; near matches: {', '.join(known)}")
         if name in scripted:
-            raise ValueError(f"layer {name!r} is scripted, so nothing can be recorded there: take the network from "
-                             "before torch.jit.script")
+            raise ValueError(
+                f"layer {name!r} is scripted, so nothing can be recorded there: take the network from "
+                "before torch.jit.script"
+            )
     recording, thread = Recording(), threading.get_ident()
 
     def before(name, args):
@@ -76,9 +78,11 @@ def record(model, layers=None):
     with ExitStack() as hooks:
         for name in layers:
             for handle in (
-                    modules[name].register_forward_pre_hook(
-                        lambda _, args, kwargs, name=name: before(name, (*args, *kwargs.values())), with_kwargs=True),
-                    modules[name].register_forward_hook(lambda _, args, out, name=name: after(name, out))):
+                modules[name].register_forward_pre_hook(
+                    lambda _, args, kwargs, name=name: before(name, (*args, *kwargs.values())), with_kwargs=True
+                ),
+                modules[name].register_forward_hook(lambda _, args, out, name=name: after(name, out)),
+            ):
                 hooks.callback(handle.remove)
         yield recording
 

@@ -1,6 +1,5 @@
 """Photographs as tensors: samples that scikit-image, scikit-learn and matplotlib ship, and any file of the reader's."""
 
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -46,8 +45,17 @@ def load(name, size=224):
             pixels = pixels[0]
     image = Image.fromarray(pixels)
     left, upper, right, lower = box
-    return _to_tensor(image.crop((round(left * image.width), round(upper * image.height),
-                                  round(right * image.width), round(lower * image.height))), size)
+    return _to_tensor(
+        image.crop(
+            (
+                round(left * image.width),
+                round(upper * image.height),
+                round(right * image.width),
+                round(lower * image.height),
+            )
+        ),
+        size,
+    )
 
 
 def streets(size):
@@ -81,8 +89,10 @@ def _eight_bit(image, format):
     values, white = np.asarray(image, dtype=float), 1 if image.mode == "F" else 65535
     has_scale = image.mode != "I" or format in ("PNG", "PPM")  # these have 16 bits; whole numbers of 32 have no white
     if not (has_scale and np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
-        raise ValueError(f"its grey values, from {values.min():g} to {values.max():g}, are on no scale that is known "
-                         "here: save it with 8 or 16 bits, or as floating-point numbers in [0, 1]")
+        raise ValueError(
+            f"its grey values, from {values.min():g} to {values.max():g}, are on no scale that is known "
+            "here: save it with 8 or 16 bits, or as floating-point numbers in [0, 1]"
+        )
     return Image.fromarray((255 / white * values).round().astype(np.uint8))
 
 

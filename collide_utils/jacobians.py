@@ -1,6 +1,5 @@
 """A layer's Jacobian at an image, formed or not, and the smallest step that changes the features as wanted."""
 
-
 import torch
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
@@ -47,8 +46,9 @@ class Implicit:
             self._image = image.detach().clone().requires_grad_()
             self._output = features(self._image)
             self._weights = torch.zeros_like(self._output, requires_grad=True)
-            self._adjoint, = torch.autograd.grad(self._output, self._image, self._weights, create_graph=True,
-                                                 materialize_grads=True)
+            (self._adjoint,) = torch.autograd.grad(
+                self._output, self._image, self._weights, create_graph=True, materialize_grads=True
+            )
         draw = torch.randint(2, self._output.shape, generator=torch.Generator().manual_seed(0))
         signs = 2 * draw.to(self._output) - 1
         # Hutchinson's estimate of the mean squared norm of a row
@@ -56,13 +56,15 @@ class Implicit:
 
     def forward(self, change):
         """As :meth:`Dense.forward`: Jᵀ is linear, so the gradient of its product with a vector is J."""
-        return torch.autograd.grad(self._adjoint, self._weights, change.view_as(self._image), retain_graph=True,
-                                   materialize_grads=True)[0]
+        return torch.autograd.grad(
+            self._adjoint, self._weights, change.view_as(self._image), retain_graph=True, materialize_grads=True
+        )[0]
 
     def adjoint(self, weights):
         """As :meth:`Dense.adjoint`, by a backward pass."""
-        return torch.autograd.grad(self._output, self._image, weights, retain_graph=True,
-                                   materialize_grads=True)[0].flatten()
+        return torch.autograd.grad(self._output, self._image, weights, retain_graph=True, materialize_grads=True)[
+            0
+        ].flatten()
 
     def seen(self, residual):
         """The residual as it is: which features are dead is not known."""
@@ -74,6 +76,7 @@ class Implicit:
 
     def solve(self, free, residual):
         """As :meth:`Dense.solve`, to a hundredth, by conjugate gradients."""
+
         def product(v):
             v = torch.from_numpy(v).to(residual)
             return (self.forward(free * self.adjoint(v)) + _RIDGE * self._scale * v).cpu().numpy()
@@ -83,9 +86,12 @@ class Implicit:
 
     def unseen(self, direction):
         """The part of a flat `direction` that J maps to zero: the residual of a least-squares problem, by LSMR."""
-        operator = LinearOperator((len(direction), len(self._output)), dtype=direction.cpu().numpy().dtype,
-                                  matvec=lambda v: self.adjoint(torch.from_numpy(v).to(direction)).cpu().numpy(),
-                                  rmatvec=lambda d: self.forward(torch.from_numpy(d).to(direction)).cpu().numpy())
+        operator = LinearOperator(
+            (len(direction), len(self._output)),
+            dtype=direction.cpu().numpy().dtype,
+            matvec=lambda v: self.adjoint(torch.from_numpy(v).to(direction)).cpu().numpy(),
+            rmatvec=lambda d: self.forward(torch.from_numpy(d).to(direction)).cpu().numpy(),
+        )
         weights = lsmr(operator, direction.cpu().numpy(), atol=1e-13, btol=1e-13, conlim=0, maxiter=2000)[0]
         return direction - self.adjoint(torch.from_numpy(weights).to(direction))
 

@@ -11,7 +11,6 @@ than in features, so that no feature counts more than another. The approach keep
 near the level set and not at a compromise. And Newton's step respects the box [0, 1] while it is computed, not after.
 """
 
-
 import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -103,8 +102,10 @@ class LevelSet:
         ValueError for a layer with more than 4096 outputs; ``counting.active_outputs`` bounds its rank.
         """
         if len(self.features) > _DENSE:
-            raise ValueError(f"{self.layer!r} has {len(self.features)} outputs; the rank is taken of at most {_DENSE}. "
-                             "counting.active_outputs gives a bound")
+            raise ValueError(
+                f"{self.layer!r} has {len(self.features)} outputs; the rank is taken of at most {_DENSE}. "
+                "counting.active_outputs gives a bound"
+            )
         jacobian = self._rows(self.image, self._exact)
         if rtol is None:
             rtol = max(jacobian.shape) * torch.finfo(jacobian.dtype).eps
@@ -164,8 +165,10 @@ class LevelSet:
                 residual = self._residual(image)
         if best <= _LANDED:
             return image
-        raise RuntimeError(f"no landing on the level set at {self.layer!r}: the relative change fell to {best:.0e} and "
-                           "stalled there. Start nearer to an image that has landed, or aim at another target")
+        raise RuntimeError(
+            f"no landing on the level set at {self.layer!r}: the relative change fell to {best:.0e} and "
+            "stalled there. Start nearer to an image that has landed, or aim at another target"
+        )
 
     def walk(self, target, steps, start=None):
         """Go from the image to `target`, or as near as one gets, on the level set; yields a :class:`Stop` per step.
@@ -246,19 +249,26 @@ class LevelSet:
             return
         if outputs <= _DENSE:
             if not self.dimension().free:
-                raise ValueError(f"the level set is a point here: at {self.layer!r} the Jacobian has rank {pixels}, "
-                                 "the number of pixel values")
+                raise ValueError(
+                    f"the level set is a point here: at {self.layer!r} the Jacobian has rank {pixels}, "
+                    "the number of pixel values"
+                )
         elif (active := int((self.features != 0).sum())) >= pixels:
-            raise ValueError(f"the level set may be a point here: {active} of the {outputs} outputs of {self.layer!r} "
-                             f"are not zero, as many as the image has pixel values ({pixels}) or more")
+            raise ValueError(
+                f"the level set may be a point here: {active} of the {outputs} outputs of {self.layer!r} "
+                f"are not zero, as many as the image has pixel values ({pixels}) or more"
+            )
 
     def _rows(self, image, model):
         with torch.enable_grad():
             image = hooks.fed(model, image).requires_grad_()
             features = self.outputs(image, model)
-            rows = [torch.autograd.grad(features, image, part, retain_graph=True, is_grads_batched=True,
-                                        materialize_grads=True)[0].flatten(1)
-                    for part in torch.eye(len(features)).to(features).split(max(1, _ENTRIES // image.numel()))]
+            rows = [
+                torch.autograd.grad(
+                    features, image, part, retain_graph=True, is_grads_batched=True, materialize_grads=True
+                )[0].flatten(1)
+                for part in torch.eye(len(features)).to(features).split(max(1, _ENTRIES // image.numel()))
+            ]
         return finite(torch.cat(rows))
 
     def _linearise(self, image):
@@ -289,12 +299,12 @@ class LevelSet:
         optimizer = torch.optim.Adam([image], betas=(0.9, 0.99))
         multipliers = torch.zeros_like(wanted)
         for step in tqdm(range(steps), desc="approach", leave=False, disable=None):
-            optimizer.param_groups[0]["lr"] = rate * (1e-4 / rate)**(step / steps)
-            stiffness = weight * 30**(step / steps)
+            optimizer.param_groups[0]["lr"] = rate * (1e-4 / rate) ** (step / steps)
+            stiffness = weight * 30 ** (step / steps)
             with torch.enable_grad():
                 gap = jacobian.whiten(self.outputs(image, self._quick) - wanted)
                 loss = (image - target).square().sum() / 2 + multipliers @ gap + stiffness / 2 * gap.square().sum()
-                image.grad, = torch.autograd.grad(loss, image)
+                (image.grad,) = torch.autograd.grad(loss, image)
             optimizer.step()
             with torch.no_grad():
                 image.clamp_(0, 1)

@@ -1,6 +1,5 @@
 """Networks for the course: the six that it ships, and every torchvision builder by name."""
 
-
 import difflib
 import inspect
 import json
@@ -125,8 +124,9 @@ def load(name, dtype=torch.float32, device="cpu", weights="DEFAULT"):
         model = rebuild(path, *_tensors.read(path))
     else:
         if name not in classifiers():
-            raise unknown(name, names(),
-                          f"shipped are {', '.join(_SHIPPED)}; torchvision's classifiers go by their names")
+            raise unknown(
+                name, names(), f"shipped are {', '.join(_SHIPPED)}; torchvision's classifiers go by their names"
+            )
         model = _torchvision(name, weights)
     return model.to(device, dtype).eval()
 
@@ -148,8 +148,11 @@ def training_record(name):
 
 def save(model, path):
     """Write one of our networks to a safetensors file; what it is, its classes and normalisation are the metadata."""
-    kind = ({"stem": model.stem, "widths": json.dumps(model.widths)} if isinstance(model, SmallResNet)
-            else {"architecture": model.architecture})
+    kind = (
+        {"stem": model.stem, "widths": json.dumps(model.widths)}
+        if isinstance(model, SmallResNet)
+        else {"architecture": model.architecture}
+    )
     metadata = kind | {"categories": json.dumps(model.categories), "mean": json.dumps(MEAN), "std": json.dumps(STD)}
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path, metadata)
 
@@ -164,8 +167,11 @@ def rebuild(path, state, metadata):
             if "architecture" in metadata:
                 model = streets.build(metadata["architecture"], MEAN, STD)
             else:
-                model = SmallResNet(metadata["stem"], json.loads(metadata["categories"]),
-                                    json.loads(metadata.get("widths", "[64, 96, 176]")))
+                model = SmallResNet(
+                    metadata["stem"],
+                    json.loads(metadata["categories"]),
+                    json.loads(metadata.get("widths", "[64, 96, 176]")),
+                )
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole file of one of our networks ({error})") from error
@@ -180,8 +186,9 @@ def shapes_only(name, **options):
     from torchvision.models import get_model, get_model_builder
 
     if name not in builders():
-        raise unknown(name, builders(),
-                      "torchvision's networks go by their builders' names; quantised ones have no weights")
+        raise unknown(
+            name, builders(), "torchvision's networks go by their builders' names; quantised ones have no weights"
+        )
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
@@ -246,17 +253,21 @@ def _torchvision(name, weights):
     pretrained = get_model_weights(name).DEFAULT
     if not is_cached(name):
         try:
-            torch.hub.load_state_dict_from_url(pretrained.url, map_location="cpu", progress=False, check_hash=True,
-                                               weights_only=True)
+            torch.hub.load_state_dict_from_url(
+                pretrained.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
         except Exception as error:
             raise RuntimeError(
                 f"the pretrained weights of {name} are neither in torch's cache nor to be had ({error}): put "
-                f"{pretrained.url} into {torch.hub.get_dir()}/checkpoints, or ask for weights=None") from error
+                f"{pretrained.url} into {torch.hub.get_dir()}/checkpoints, or ask for weights=None"
+            ) from error
     try:
         _tensors.read(_cached(name))  # as tensors only: this vets the file before the builder reads it again
         with _undisturbed():
             network = get_model(name, weights=pretrained, progress=False)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"the pretrained weights of {name} in torch's cache are damaged: delete the file, and it will "
-                         f"be fetched again ({error})") from error
+        raise ValueError(
+            f"the pretrained weights of {name} in torch's cache are damaged: delete the file, and it will "
+            f"be fetched again ({error})"
+        ) from error
     return behind_normalization(name, network)

@@ -10,7 +10,6 @@ reaching it: among its 64 singular values the ResNet-18 stem of torchvision has 
 only meaningful together with its tolerance.
 """
 
-
 import math
 
 import numpy as np
@@ -127,7 +126,7 @@ def principal_angles(a, b):
 
 def _row_space(matrix, rtol):
     _, singular, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return right[:_rank(singular, rtol)]
+    return right[: _rank(singular, rtol)]
 
 
 def _rank(singular, rtol):
@@ -177,11 +176,14 @@ def _gram(blocks, scale):
 
 def _check(matrix, rtol, dimensions=(2, 3)):
     if not isinstance(matrix, torch.Tensor) or matrix.dtype not in _FORMATS:
-        raise TypeError("the matrix must be a tensor of float64, float32, float16 or bfloat16, not "
-                        + _describe(matrix))
+        raise TypeError(
+            "the matrix must be a tensor of float64, float32, float16 or bfloat16, not " + _describe(matrix)
+        )
     if matrix.ndim not in dimensions or matrix.numel() == 0:
-        raise ValueError(f"the matrix must have {' or '.join(map(str, dimensions))} dimensions and at least one entry, "
-                         f"not shape {tuple(matrix.shape)}")
+        raise ValueError(
+            f"the matrix must have {' or '.join(map(str, dimensions))} dimensions and at least one entry, "
+            f"not shape {tuple(matrix.shape)}"
+        )
     if not _largest(matrix).isfinite():
         raise ValueError("the matrix has entries that are NaN or infinite")
     if rtol is None:
@@ -197,8 +199,10 @@ def _largest(matrix):
 
 def _check_equal(what, shapes, axis):
     if len({shape[axis] for shape in shapes}) > 1:
-        raise ValueError(f"the matrices must have equally many {what}, not shapes "
-                         + ", ".join(str(tuple(shape)) for shape in shapes))
+        raise ValueError(
+            f"the matrices must have equally many {what}, not shapes "
+            + ", ".join(str(tuple(shape)) for shape in shapes)
+        )
 
 
 def _describe(value):

@@ -59,6 +59,7 @@ def _orthonormal(rows):
 
 # Newton's method on the dual, for programs that are well posed.
 
+
 def _newton(targets, points, lower, upper, rows):
     """Return ``(answer, solved)``; ``clip(target + rowsᵀ λ)`` for multipliers λ that satisfy the measurements.
 
@@ -67,8 +68,10 @@ def _newton(targets, points, lower, upper, rows):
     Quadratic near the answer.
     """
     chunks = max(1, _ENTRIES // max(1, rows.numel()))
-    found = [_newton_chunk(*part, rows) for part in zip(
-        *(values.split(chunks) for values in (targets, points, lower, upper)), strict=True)]
+    found = [
+        _newton_chunk(*part, rows)
+        for part in zip(*(values.split(chunks) for values in (targets, points, lower, upper)), strict=True)
+    ]
     return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
 
@@ -101,6 +104,7 @@ def _newton_chunk(targets, points, lower, upper, rows):
 
 def _length(shifted, direction, constant, low, high):
     """How far to go, at most 1: to where the dual's slope along the step, which rises, is zero or small."""
+
     def slope(length):
         return (direction * (shifted + length[:, None] * direction).clamp(low, high)).sum(1) - constant
 
@@ -118,10 +122,12 @@ def _length(shifted, direction, constant, low, high):
 
 # An interior point method for all others. What cannot move is found first and fixed, so that there is an interior.
 
+
 def _constrained(targets, points, lower, upper, measured, low, high, rows):
     """As :func:`nearest_in_box`, with limits; programs whose points stand on the same bounds are solved together."""
-    rooms = torch.stack([torch.cat(pair, 1) for pair in ((points - lower, measured - low),
-                                                         (upper - points, high - measured))])
+    rooms = torch.stack(
+        [torch.cat(pair, 1) for pair in ((points - lower, measured - low), (upper - points, high - measured))]
+    )
     tight = rooms <= _AT_BOUND
     patterns, which = torch.cat([*tight], 1).unique(dim=0, return_inverse=True)
     answer = points.clone()
@@ -154,14 +160,24 @@ def _moves(rows, at_low, at_high):
         inward = torch.where(at_low[tight, None], reach[tight], -reach[tight]).cpu().numpy()
         count, size = inward.shape
         # Off all bounds: the largest v, at most 1, with v ≤ inward @ x for all of them, where no |x| is above 1.
-        found = linprog(np.repeat([0.0, -1.0], [size, 1]), np.hstack([-inward, np.ones((count, 1))]), np.zeros(count),
-                        bounds=[(-1, 1)] * size + [(0, 1)], method="highs").x
+        found = linprog(
+            np.repeat([0.0, -1.0], [size, 1]),
+            np.hstack([-inward, np.ones((count, 1))]),
+            np.zeros(count),
+            bounds=[(-1, 1)] * size + [(0, 1)],
+            method="highs",
+        ).x
         if found is not None and found[size] > _LEAVES:
             return moves, torch.from_numpy(found[:size]).to(moves)
         # Off as many as possible: the largest Σ v with v ≤ inward @ x and 0 ≤ v ≤ 1. Any way off a bound can be made
         # longer until its v is 1, so where v is 0 there is none, and nothing can move.
-        found = linprog(np.repeat([0.0, -1.0], [size, count]), np.hstack([-inward, np.eye(count)]), np.zeros(count),
-                        bounds=[(None, None)] * size + [(0, 1)] * count, method="highs").x
+        found = linprog(
+            np.repeat([0.0, -1.0], [size, count]),
+            np.hstack([-inward, np.eye(count)]),
+            np.zeros(count),
+            bounds=[(None, None)] * size + [(0, 1)] * count,
+            method="highs",
+        ).x
         stuck = torch.from_numpy(np.ones(count, bool) if found is None else found[size:] <= 0.5).to(tight.device)
         if not stuck.any():
             return moves, torch.from_numpy(found[:size] / np.abs(found[:size]).max()).to(moves)
@@ -200,7 +216,8 @@ def _interior_point(goal, reach, below, above):
         if not left.any():
             break
         todo, x, goal, residual, gap, factor, count, scale = (
-            value[left] for value in (todo, x, goal, residual, gap, factor, count, scale))
+            value[left] for value in (todo, x, goal, residual, gap, factor, count, scale)
+        )
         bounds, finite, slack, price = (value[:, left] for value in (bounds, finite, slack, price))
 
         def direction(wanted, slack=slack, price=price, finite=finite, residual=residual, factor=factor):

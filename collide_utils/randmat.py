@@ -4,7 +4,6 @@ The limit law is that of Edelman (1988, Corollary 3.1) in the closed form of Tao
 is the bidiagonal model of Dumitriu and Edelman (2002, Theorem 3.1).
 """
 
-
 import operator
 import warnings
 from functools import partial
@@ -111,8 +110,15 @@ def _smallest_singular_value(diagonal, off_diagonal):
         return diagonal[0]
     interleaved = np.empty(2 * n - 1)
     interleaved[::2], interleaved[1::2] = diagonal, off_diagonal
-    (smallest,) = eigh_tridiagonal(np.zeros(2 * n), interleaved, eigvals_only=True, select="i", select_range=(n, n),
-                                   lapack_driver="stebz", tol=np.finfo(float).tiny)
+    (smallest,) = eigh_tridiagonal(
+        np.zeros(2 * n),
+        interleaved,
+        eigvals_only=True,
+        select="i",
+        select_range=(n, n),
+        lapack_driver="stebz",
+        tol=np.finfo(float).tiny,
+    )
     return smallest
 
 

@@ -1,6 +1,5 @@
 """The null-space search: from a model and an image to an image with the same features."""
 
-
 import copy
 import math
 import warnings
@@ -68,16 +67,22 @@ class NullSpaceSearch:
         if self.geometry.overlapping:
             warnings.warn(
                 f"the windows of the first layer, {self.layer.name}, overlap (window {self.geometry.window}, stride "
-                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer", OverlapWarning,
-                stacklevel=2)
+                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer",
+                OverlapWarning,
+                stacklevel=2,
+            )
         elif rtol is None and inside > _ROUNDING:  # with another tolerance, null means as small as it says
-            raise ValueError(f"the first layer, {self.layer}, does not compute what its weight says: a perturbation "
-                             f"from the weight's null space changes its output by {inside:.1e}")
+            raise ValueError(
+                f"the first layer, {self.layer}, does not compute what its weight says: a perturbation "
+                f"from the weight's null space changes its output by {inside:.1e}"
+            )
         elif rtol is None and outside > _ROUNDING:
             warnings.warn(
                 f"{type(model).__name__} changes pixels outside [0, 1] before its first layer, {self.layer.name}: a "
                 f"colliding image that leaves [0, 1] changes its output by {outside:.1e}, one inside by {inside:.1e}",
-                ClampWarning, stacklevel=2)
+                ClampWarning,
+                stacklevel=2,
+            )
 
     def repeat(self, index):
         """Return basis vector `index` in every window: perturbation ``(C, H, W)``, float64, windows of unit norm."""
@@ -91,8 +96,10 @@ class NullSpaceSearch:
         indices = torch.as_tensor(indices)
         kind = (indices.is_floating_point(), indices.is_complex(), indices.dtype == torch.bool)
         if any(kind) or tuple(indices.shape) != self.geometry.grid:
-            raise ValueError(f"indices must be integers of shape {self.geometry.grid}, one per window, not "
-                             f"{indices.dtype} of shape {tuple(indices.shape)}")
+            raise ValueError(
+                f"indices must be integers of shape {self.geometry.grid}, one per window, not "
+                f"{indices.dtype} of shape {tuple(indices.shape)}"
+            )
         count = self.basis.shape[1]
         wrong = indices[(indices < 0) | (indices >= count)]
         if len(wrong):
@@ -152,8 +159,12 @@ class NullSpaceSearch:
         image, target = self._check_valid(image), self._check("target", target).to(image)
         inside = windows.unfold(self.geometry, torch.ones_like(image))
         points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
-        found = nearest_in_box(*(value.flatten(0, 1) for value in (targets, points)), self.complement.T.to(image),
-                               torch.zeros_like(inside).flatten(0, 1), inside.flatten(0, 1))
+        found = nearest_in_box(
+            *(value.flatten(0, 1) for value in (targets, points)),
+            self.complement.T.to(image),
+            torch.zeros_like(inside).flatten(0, 1),
+            inside.flatten(0, 1),
+        )
         seen = windows.fold(self.geometry, inside) > 0
         return torch.where(seen, windows.fold(self.geometry, found.view_as(points)), target.clamp(0, 1))
 
@@ -186,9 +197,11 @@ class NullSpaceSearch:
         first, wanted = _run(twin, layer, torch.stack([image, image]))
         second, found = _run(twin, layer, torch.stack([valid, invalid]), first)
         if any(_change(*pair) > _ROUNDING for pair in zip(_tensors(wanted), _tensors(found), strict=True)):
-            raise ValueError(f"the first layer, {self.layer}, is not alone in reading the image: the network's output "
-                             "changes with the image although that layer's output is held, so its null space is not "
-                             "one of the network")
+            raise ValueError(
+                f"the first layer, {self.layer}, is not alone in reading the image: the network's output "
+                "changes with the image although that layer's output is held, so its null space is not "
+                "one of the network"
+            )
         return tuple(max(_change(a[k], b[k]) for a, b in zip(first, second, strict=True)) for k in (0, 1))
 
     def _check(self, what, value):

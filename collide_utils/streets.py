@@ -30,8 +30,11 @@ class StreetBody(nn.Module):
         before = _WIDTHS[0]
         for depth, width in enumerate(_WIDTHS, start=1):
             stride = 1 if depth == 1 else 2
-            shortcut = None if depth == 1 else nn.Sequential(
-                nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+            shortcut = (
+                None
+                if depth == 1
+                else nn.Sequential(nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+            )
             blocks = [BasicBlock(before, width, stride, shortcut), *([BasicBlock(width, width)] if depth < 3 else [])]
             setattr(self, f"layer{depth}", nn.Sequential(*blocks))
             setattr(self, f"lateral{depth}", nn.Conv2d(width, _FEATURES, 1))
@@ -85,9 +88,17 @@ def build(name, mean, std):
         model.categories = list(LABELS)
     elif name == "streetboxes":
         sizes = [(_WINDOW * 2**level,) for level in range(len(_WIDTHS))]
-        model = FCOS(StreetBody(), len(BOXED), image_mean=list(mean), image_std=list(std), size_divisible=1,
-                     anchor_generator=AnchorGenerator(sizes, [(1.0,)] * len(sizes)),
-                     head=FCOSHead(_FEATURES, 1, len(BOXED), num_convs=2), score_thresh=0.05, nms_thresh=0.5)
+        model = FCOS(
+            StreetBody(),
+            len(BOXED),
+            image_mean=list(mean),
+            image_std=list(std),
+            size_divisible=1,
+            anchor_generator=AnchorGenerator(sizes, [(1.0,)] * len(sizes)),
+            head=FCOSHead(_FEATURES, 1, len(BOXED), num_convs=2),
+            score_thresh=0.05,
+            nms_thresh=0.5,
+        )
         model.transform.resize = _as_it_is
         model.categories = list(BOXED)
     else:

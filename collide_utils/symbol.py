@@ -11,7 +11,6 @@ It has C_out rows and C_in·s² columns, those of pixels p that no t reaches bei
 instead of going round; :func:`quietest` runs the layer itself.
 """
 
-
 import math
 import operator
 
@@ -66,8 +65,9 @@ def residues(conv):
     Along an axis with window w, stride s and dilation d, those are the different d·t mod s for t < w, and there are
     min(w, s / gcd(s, d)): all s unless the window is shorter than the stride or its dilation skips pixels.
     """
-    return math.prod(min(w, s // math.gcd(s, d))
-                     for w, s, d in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True))
+    return math.prod(
+        min(w, s // math.gcd(s, d)) for w, s, d in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    )
 
 
 def cell_nullity(conv, rtol=None):
@@ -169,8 +169,9 @@ def _start(conv, shape, k, block, inverse):
     if all(h >= _SMALLEST_START * r for h, r in zip(half, reach, strict=True)) and block < math.prod(half):
         small = _smallest(conv, (shape[0], *half), k, block)
         below, right = (n - h for n, h in zip(shape[1:], half, strict=True))
-        return torch.cat([F.pad(small, (left, right - left, top, below - top)) for top in (0, below)
-                          for left in (0, right)])
+        return torch.cat(
+            [F.pad(small, (left, right - left, top, below - top)) for top in (0, below) for left in (0, right)]
+        )
     noise = torch.randn(block, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return inverse(inverse(noise.to(conv.weight.device)))
 
@@ -191,7 +192,7 @@ def _torus_inverse(conv, shape):
         waves = vectors @ ((vectors.mH @ waves.mT) / values[..., None])
         cells = torch.fft.ifft2(waves.mT, dim=(0, 1)).real.unflatten(3, (shape[0], s_h, s_w))
         torus = cells.permute(2, 3, 0, 4, 1, 5).reshape(-1, shape[0], rows * s_h, columns * s_w)
-        return torus.roll([-p for p in padding], (-2, -1))[..., :shape[1], :shape[2]]
+        return torus.roll([-p for p in padding], (-2, -1))[..., : shape[1], : shape[2]]
 
     return inverse, float(values.max()) ** 0.5
 
@@ -201,8 +202,15 @@ def _forward(conv, images):
 
 
 def _backward(conv, responses, shape):
-    return torch.nn.grad.conv2d_input((len(responses), *shape), conv.weight.detach().double(), responses, conv.stride,
-                                      windows.geometry(conv, shape).padding, conv.dilation, conv.groups)
+    return torch.nn.grad.conv2d_input(
+        (len(responses), *shape),
+        conv.weight.detach().double(),
+        responses,
+        conv.stride,
+        windows.geometry(conv, shape).padding,
+        conv.dilation,
+        conv.groups,
+    )
 
 
 def _check(conv, size):

@@ -1,6 +1,5 @@
 """Every trainable weight of a network as a matrix."""
 
-
 from dataclasses import dataclass
 
 import torch
@@ -50,11 +49,15 @@ def layer_weights(model, input_shape=None):
     hooks.check(model)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
-        closed = [name or "the model itself" for name, module in model.named_modules()
-                  if isinstance(module, torch.jit.ScriptModule) or "quantized" in type(module).__module__]
+        closed = [
+            name or "the model itself"
+            for name, module in model.named_modules()
+            if isinstance(module, torch.jit.ScriptModule) or "quantized" in type(module).__module__
+        ]
         why = f" ({closed[0]} is scripted or quantised: its weights are not seen)" if closed else ""
-        raise ValueError(f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search"
-                         + why)
+        raise ValueError(
+            f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search" + why
+        )
     shape = default_shape(model) if input_shape is None else input_shape
     # A weight that is computed when it is read, such as a spectral norm, must not take a step of its training here.
     with hooks.untouched(model), torch.no_grad():
@@ -62,8 +65,9 @@ def layer_weights(model, input_shape=None):
         order, place = {}, len(layers)
         for name in layers:
             order[name] = place = calls.get(name, place)
-        return [weight for name in sorted(layers, key=order.__getitem__)
-                for weight in _layer_weights(name, layers[name])]
+        return [
+            weight for name in sorted(layers, key=order.__getitem__) for weight in _layer_weights(name, layers[name])
+        ]
 
 
 def default_shape(model):
@@ -76,8 +80,10 @@ def default_shape(model):
         return None
     shape = (3, size, size) if isinstance(size, int) else (3, *size) if isinstance(size, (tuple, list)) else ()
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"{type(model).__name__}.input_size = {size!r} is neither a number of pixels nor rows and "
-                         "columns: give input_shape")
+        raise ValueError(
+            f"{type(model).__name__}.input_size = {size!r} is neither a number of pixels nor rows and "
+            "columns: give input_shape"
+        )
     return shape
 
 
@@ -92,8 +98,13 @@ def uncounted_parameters(model):
     Those are embeddings and weights of layers that it does not know. Biases and the scales of normalisations have one
     dimension and are no matrices.
     """
-    held = {id(parameter) for layer in model.modules() if isinstance(layer, _LAYERS)
-            for key, parameter in layer.named_parameters() if "weight" in key}
+    held = {
+        id(parameter)
+        for layer in model.modules()
+        if isinstance(layer, _LAYERS)
+        for key, parameter in layer.named_parameters()
+        if "weight" in key
+    }
     return [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) not in held]
 
 
@@ -102,8 +113,10 @@ def _layer_weights(name, layer):
     if isinstance(layer, nn.MultiheadAttention):
         packed = layer.in_proj_weight
         parts = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight) if packed is None else packed.chunk(3)
-        return [LayerWeight(name, f"{kind} {part}", weight.detach()[None])
-                for part, weight in zip(("query", "key", "value"), parts, strict=True)]
+        return [
+            LayerWeight(name, f"{kind} {part}", weight.detach()[None])
+            for part, weight in zip(("query", "key", "value"), parts, strict=True)
+        ]
     weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
     return [LayerWeight(name, kind, matrix.mT if isinstance(layer, _TRANSPOSED) else matrix)]
@@ -120,8 +133,10 @@ def _first_calls(model, layers, input_shape, guessed):
         model(hooks.fed(model, torch.zeros((1, *input_shape))))
     except Exception as error:  # of any kind, from code that is not ours
         where = f", the shape that its input_size = {model.input_size!r} stands for" if guessed else ""
-        raise ValueError(f"{type(model).__name__} does not run on an input of shape {input_shape!r}{where}: give the "
-                         f"input_shape that it takes ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{type(model).__name__} does not run on an input of shape {input_shape!r}{where}: give the "
+            f"input_shape that it takes ({type(error).__name__}: {error})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,5 @@
 """The geometry of a network's first layer: which pixels each window sees, and how to tile an image with windows."""
 
-
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +27,10 @@ class Axis:
     def ranges(self):
         """The pixels of each window, a list of ``range``; those below 0 or from `size` on lie in the padding."""
         reach = self.dilation * (self.window - 1) + 1
-        return [range(first, first + reach, self.dilation)
-                for first in range(-self.padding, self.size + self.padding - reach + 1, self.stride)]
+        return [
+            range(first, first + reach, self.dilation)
+            for first in range(-self.padding, self.size + self.padding - reach + 1, self.stride)
+        ]
 
     @property
     def whole(self):
@@ -75,8 +76,9 @@ class Geometry:
     @cached_property
     def overlapping(self):
         """Whether some pixel is seen by two windows, so that a window cannot be changed on its own."""
-        rows, columns = (Counter(pixel for pixels in axis.ranges for pixel in pixels if 0 <= pixel < axis.size)
-                         for axis in self.axes)
+        rows, columns = (
+            Counter(pixel for pixels in axis.ranges for pixel in pixels if 0 <= pixel < axis.size) for axis in self.axes
+        )
         return max(rows.values(), default=0) * max(columns.values(), default=0) > 1
 
     @property
@@ -94,14 +96,15 @@ def geometry(layer, shape):
     """
     shape = tuple(shape)
     if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-        raise ValueError("the first layer must be a Conv2d, or a Linear on whole images, not a "
-                         f"{type(layer).__name__}")
+        raise ValueError(f"the first layer must be a Conv2d, or a Linear on whole images, not a {type(layer).__name__}")
     if len(shape) != 3:
         raise ValueError(f"the shape must be that of an image, (C, H, W), not {shape}")
     if isinstance(layer, nn.Linear):
         if layer.in_features != shape[0] * shape[1] * shape[2]:
-            raise ValueError(f"a linear layer of {layer.in_features} inputs does not see images of {shape} whole; "
-                             "one on patches of the image is not supported")
+            raise ValueError(
+                f"a linear layer of {layer.in_features} inputs does not see images of {shape} whole; "
+                "one on patches of the image is not supported"
+            )
         return Geometry(shape[0], tuple(Axis(n, n, n, 0, 1) for n in shape[1:]))
     if layer.in_channels != shape[0]:
         raise ValueError(f"the layer takes {layer.in_channels} channels, the image shape {shape} has {shape[0]}")
@@ -110,8 +113,9 @@ def geometry(layer, shape):
         padding = {"valid": (0, 0)}.get(padding) or _same_padding(layer)
     if any(padding) and layer.padding_mode != "zeros":
         raise ValueError(f"padding_mode={layer.padding_mode!r} is not supported; only 'zeros' is")
-    axes = tuple(Axis(*axis) for axis in zip(shape[1:], layer.kernel_size, layer.stride, padding, layer.dilation,
-                                             strict=True))
+    axes = tuple(
+        Axis(*axis) for axis in zip(shape[1:], layer.kernel_size, layer.stride, padding, layer.dilation, strict=True)
+    )
     if not all(axis.ranges for axis in axes):
         raise ValueError(f"no window of {layer.kernel_size} fits an image of shape {shape}")
     return Geometry(shape[0], axes)
@@ -144,8 +148,10 @@ def pixel_slope(model, name, geometry):
             return slope.flatten()
         if affine and torch.allclose(slope, slope[:, :1, :1], **close):
             return slope[:, 0, 0].repeat_interleave(geometry.window[0] * geometry.window[1])
-    raise ValueError(f"what {type(model).__name__} does to an image of shape {geometry.shape} before layer {name!r} "
-                     "is not an affine map of each channel, so the layer's null space is not one of pixels")
+    raise ValueError(
+        f"what {type(model).__name__} does to an image of shape {geometry.shape} before layer {name!r} "
+        "is not an affine map of each channel, so the layer's null space is not one of pixels"
+    )
 
 
 class _Reached(Exception):
@@ -198,15 +204,16 @@ def unfold(geometry, image):
 def fold(geometry, windows):
     """The inverse of :func:`unfold`: as :func:`tile`, but keeping what lies inside of a window that reaches outside."""
     size, where = _places(geometry)
-    return F.fold(windows.flatten(0, 1).T, size, **where)[:, :geometry.shape[1], :geometry.shape[2]]
+    return F.fold(windows.flatten(0, 1).T, size, **where)[:, : geometry.shape[1], : geometry.shape[2]]
 
 
 def _places(geometry):
     if geometry.overlapping:
         size = [n * w for n, w in zip(geometry.grid, geometry.window, strict=True)]
         return size, dict(kernel_size=geometry.window, stride=geometry.window)
-    return list(geometry.shape[1:]), dict(kernel_size=geometry.window, stride=geometry.stride,
-                                          padding=geometry.padding, dilation=geometry.dilation)
+    return list(geometry.shape[1:]), dict(
+        kernel_size=geometry.window, stride=geometry.stride, padding=geometry.padding, dilation=geometry.dilation
+    )
 
 
 def _same_padding(layer):

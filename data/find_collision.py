@@ -27,8 +27,12 @@ def main():
     if not (found.landed and result.collides_from):
         raise SystemExit("no collision: nothing was written")
     save_file({"image": found.image}, DATA / "collision.safetensors")
-    picture = pictures.images([cat, found.image], [f"the network says:\n{said}" for said in result.said], width=3.4,
-                              alt="A cat and a cup of coffee")
+    picture = pictures.images(
+        [cat, found.image],
+        [f"the network says:\n{said}" for said in result.said],
+        width=3.4,
+        alt="A cat and a cup of coffee",
+    )
     (DATA / "collision.png").write_bytes(picture.data)
 
 

@@ -31,14 +31,17 @@ SPLIT_SEED, HELD_OUT, MOST_HELD_OUT, LIMIT, NEAR = 20, 0.2, 100, 800, 24
 # class: (folders of Caltech-101, ImageNet classes in which the teacher's probability counts for it)
 CLASSES = {
     "airplane": (["airplanes"], ["airliner", "warplane"]),
-    "big cat": (["Leopards", "cougar_body", "cougar_face", "wild_cat"],
-                ["cougar", "lynx", "leopard", "snow leopard", "jaguar", "lion", "tiger", "cheetah"]),
+    "big cat": (
+        ["Leopards", "cougar_body", "cougar_face", "wild_cat"],
+        ["cougar", "lynx", "leopard", "snow leopard", "jaguar", "lion", "tiger", "cheetah"],
+    ),
     "boat": (["ketch", "schooner"], ["schooner", "yawl", "catamaran", "trimaran", "speedboat", "lifeboat", "pirate"]),
     "bonsai": (["bonsai"], []),
-    "butterfly": (["butterfly"], ["admiral", "ringlet", "monarch", "cabbage butterfly", "sulphur butterfly",
-                                  "lycaenid"]),
-    "car": (["car_side"], ["beach wagon", "cab", "convertible", "jeep", "limousine", "minivan", "racer",
-                           "sports car"]),
+    "butterfly": (
+        ["butterfly"],
+        ["admiral", "ringlet", "monarch", "cabbage butterfly", "sulphur butterfly", "lycaenid"],
+    ),
+    "car": (["car_side"], ["beach wagon", "cab", "convertible", "jeep", "limousine", "minivan", "racer", "sports car"]),
     "cat": ([], ["tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"]),
     "chandelier": (["chandelier"], []),
     "cup or jug": (["cup", "ewer"], ["coffee mug", "cup", "espresso", "pitcher", "teapot", "water jug"]),
@@ -46,8 +49,10 @@ CLASSES = {
     "guitar": (["electric_guitar", "mandolin"], ["acoustic guitar", "electric guitar"]),
     "helicopter": (["helicopter"], []),
     "laptop": (["laptop"], ["laptop", "notebook"]),
-    "monument": (["pagoda", "minaret", "pyramid"], ["monastery", "mosque", "obelisk", "palace", "stupa",
-                                                    "triumphal arch"]),
+    "monument": (
+        ["pagoda", "minaret", "pyramid"],
+        ["monastery", "mosque", "obelisk", "palace", "stupa", "triumphal arch"],
+    ),
     "motorbike": (["Motorbikes"], ["moped", "motor scooter"]),
     "person": (["Faces", "Faces_easy"], ["ballplayer", "groom", "scuba diver"]),
     "piano": (["grand_piano"], ["grand piano", "upright"]),
@@ -74,6 +79,7 @@ TEST_RADIUS, TEST_STEPS, ATTACKED = 2.0, 20, 250
 
 # Data ----------------------------------------------------------------------------------------------------------------
 
+
 def fingerprint(path):
     """Return 256 bits of a photograph: whether it gets brighter to the right, on a grid of 16×17 (a "dHash")."""
     pixels = np.asarray(images.open_rgb(path).convert("L").resize((17, 16), Image.Resampling.BOX), dtype=np.int16)
@@ -94,8 +100,11 @@ def make_split(caltech, cats, path):
     """
     rows, rng = [], random.Random(SPLIT_SEED)
     for name, (folders, _) in CLASSES.items():
-        found = [(f"{'face' if folder.startswith('Faces') else folder}{int(file.stem[-4:])}", file)
-                 for folder in folders for file in sorted((caltech / folder).glob("*.jpg"))]
+        found = [
+            (f"{'face' if folder.startswith('Faces') else folder}{int(file.stem[-4:])}", file)
+            for folder in folders
+            for file in sorted((caltech / folder).glob("*.jpg"))
+        ]
         if name == "cat":
             found += [(file.name, file) for file in sorted(cats.glob("*.jpg"))]
         if not found:
@@ -109,8 +118,14 @@ def make_split(caltech, cats, path):
         twins = near(*2 * ([fingerprint(file) for _, file in found],))
         while (moved := held_out & twins[:, ~held_out].any(1)).any():
             held_out &= ~moved
-        rows += sorted((f"{file.parent.name}/{file.name}" if file.is_relative_to(caltech) else f"cat={file.name}", name,
-                        "held-out" if test else "train") for (_, file), test in zip(found, held_out, strict=True))
+        rows += sorted(
+            (
+                f"{file.parent.name}/{file.name}" if file.is_relative_to(caltech) else f"cat={file.name}",
+                name,
+                "held-out" if test else "train",
+            )
+            for (_, file), test in zip(found, held_out, strict=True)
+        )
     with open(path, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("source", "class", "part"), *rows])
 
@@ -127,8 +142,12 @@ def read_split(path, part, caltech, cats):
 def find_others(caltech, photos, held_out):
     """Return the photographs without a class, those aside that are near one that is held out."""
     taken = {folder for folders, _ in CLASSES.values() for folder in folders}
-    files = [file for folder in sorted(caltech.iterdir()) if folder.name not in taken
-             for file in sorted(folder.glob("*.jpg"))]
+    files = [
+        file
+        for folder in sorted(caltech.iterdir())
+        if folder.name not in taken
+        for file in sorted(folder.glob("*.jpg"))
+    ]
     files += sorted(photos.glob("*.jpg")) if photos else []
     twins = near([fingerprint(file) for file in files], [fingerprint(file) for file in held_out]).any(1)
     return [file for file, twin in zip(files, twins, strict=True) if not twin]
@@ -139,12 +158,14 @@ class Views(torch.utils.data.Dataset):
 
     def __init__(self, files):
         self.files = files
-        self.augment = v2.Compose([
-            v2.RandomResizedCrop(max(BANKS.values()), scale=(0.2, 1.0), antialias=True),
-            v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
-            v2.RandomGrayscale(0.1),
-            v2.RandomApply([v2.GaussianBlur(9, sigma=(0.3, 2.0))], p=0.2),
-        ])
+        self.augment = v2.Compose(
+            [
+                v2.RandomResizedCrop(max(BANKS.values()), scale=(0.2, 1.0), antialias=True),
+                v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+                v2.RandomGrayscale(0.1),
+                v2.RandomApply([v2.GaussianBlur(9, sigma=(0.3, 2.0))], p=0.2),
+            ]
+        )
 
     def __len__(self):
         return len(self.files) * VIEWS
@@ -160,9 +181,12 @@ def make_banks(files, work):
     paths = {size: work / f"views-{size}.npy" for size in BANKS}
     if not all(path.exists() for path in paths.values()):
         parts = {size: path.with_suffix(".part") for size, path in paths.items()}
-        banks = {size: np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8,
-                                                 shape=(len(files) * VIEWS, BANKS[size], BANKS[size], 3))
-                 for size, part in parts.items()}
+        banks = {
+            size: np.lib.format.open_memmap(
+                part, mode="w+", dtype=np.uint8, shape=(len(files) * VIEWS, BANKS[size], BANKS[size], 3)
+            )
+            for size, part in parts.items()
+        }
         loader = torch.utils.data.DataLoader(Views(files), batch_size=BATCH, num_workers=os.cpu_count())
         for place, batch in enumerate(tqdm(loader, desc="views")):
             for size, views in batch.items():
@@ -195,6 +219,7 @@ def teach(bank, path):
 
 # Training ------------------------------------------------------------------------------------------------------------
 
+
 class Head(torch.nn.Linear):
     """A linear layer in float32 whatever surrounds it, so that rounding does not move the sum of the class rows."""
 
@@ -211,6 +236,7 @@ def forward(model, x):
 
 def attack(model, x, y, radius, steps, generator):
     """Projected gradient ascent of the loss in an L2 ball of `radius` around `x` (Madry et al. 2018), inside [0, 1]."""
+
     def unit(v):
         return v / v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
@@ -263,8 +289,7 @@ def targets(labels, answers):
     """
     place = [[_IMAGENET_CATEGORIES.index(name) for name in names] for _, names in CLASSES.values()]
     taught = torch.stack([answers[:, columns].float().sum(1) for columns in place], dim=1)
-    return torch.cat([F.one_hot(labels.repeat_interleave(VIEWS), len(CLASSES)).float(),
-                      taught[len(labels) * VIEWS :]])
+    return torch.cat([F.one_hot(labels.repeat_interleave(VIEWS), len(CLASSES)).float(), taught[len(labels) * VIEWS :]])
 
 
 def learning_rate(epoch, epochs):
@@ -336,14 +361,23 @@ def train(name, banks, answers, labels, held_out, work):
             losses.append(loss.item())
         raw, head = (net.fc.weight.detach()[: len(CLASSES)].double() for net in (model, average.module))
         last = epoch + 1 == epochs
-        record.append(dict(
-            network=name, epoch=epoch + 1, size=size, steps=steps, lr=float(np.mean(rates)), momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY, loss=float(np.mean(losses)),
-            held_out=accuracy(average.module, *held_out)[0] if last or epoch % 5 == 4 else None,
-            head_ones=float(raw.sum(0).norm() / len(raw) ** 0.5),
-            averaged_ones=float(head.sum(0).norm() / len(head) ** 0.5),
-            **{f"head_s{k}": float(s) for k, s in enumerate(torch.linalg.svdvals(head).flip(0)[:3], start=1)},
-            stem_s_min=float(torch.linalg.svdvals(symbol(average.module.conv1, 32 * model.conv1.stride[0])).min())))
+        record.append(
+            dict(
+                network=name,
+                epoch=epoch + 1,
+                size=size,
+                steps=steps,
+                lr=float(np.mean(rates)),
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY,
+                loss=float(np.mean(losses)),
+                held_out=accuracy(average.module, *held_out)[0] if last or epoch % 5 == 4 else None,
+                head_ones=float(raw.sum(0).norm() / len(raw) ** 0.5),
+                averaged_ones=float(head.sum(0).norm() / len(head) ** 0.5),
+                **{f"head_s{k}": float(s) for k, s in enumerate(torch.linalg.svdvals(head).flip(0)[:3], start=1)},
+                stem_s_min=float(torch.linalg.svdvals(symbol(average.module.conv1, 32 * model.conv1.stride[0])).min()),
+            )
+        )
         bar.set_postfix(loss=f"{record[-1]['loss']:.3f}", held_out=record[-1]["held_out"])
         state = {key: part.state_dict() for key, part in parts.items()}
         state |= dict(record=record, generator=generator.get_state())
@@ -359,8 +393,15 @@ def measure(model, x, y):
     """Return the measured columns of accuracy.csv; the attack is on `ATTACKED` of the photographs, always the same."""
     top, per_class = accuracy(model, x, y)
     some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:ATTACKED]
-    return dict(held_out=top, mean_of_classes=per_class, robust=accuracy(model, x[some], y[some], TEST_RADIUS)[0],
-                images=len(y), attacked=len(some), attack_steps=TEST_STEPS, radius=TEST_RADIUS)
+    return dict(
+        held_out=top,
+        mean_of_classes=per_class,
+        robust=accuracy(model, x[some], y[some], TEST_RADIUS)[0],
+        images=len(y),
+        attacked=len(some),
+        attack_steps=TEST_STEPS,
+        radius=TEST_RADIUS,
+    )
 
 
 def write_record(name, record, model, held_out):

@@ -37,10 +37,19 @@ BATCH, WEIGHT_DECAY, WARMUP, EMA = 8, 0.02, 0.05, 0.998
 # label counts by its rarity to the power `rarity`. `kept` are the parts of the body that stay as they were in `first`.
 RECIPES = {
     "first": dict(network="streetnet", seed=11, lr=2e-3, cycle=100, leave=22, epochs=64, rarity=0.35, kept=()),
-    "streetboxes": dict(network="streetboxes", seed=12, lr=1e-3, cycle=30, leave=15, epochs=30, rarity=0.35,
-                        kept=("conv1", "bn1", "layer1", "layer2", "layer3")),
-    "streetnet": dict(network="streetnet", seed=13, lr=1.5e-3, cycle=50, leave=25, epochs=50, rarity=0.2,
-                      kept=("conv1", "bn1")),
+    "streetboxes": dict(
+        network="streetboxes",
+        seed=12,
+        lr=1e-3,
+        cycle=30,
+        leave=15,
+        epochs=30,
+        rarity=0.35,
+        kept=("conv1", "bn1", "layer1", "layer2", "layer3"),
+    ),
+    "streetnet": dict(
+        network="streetnet", seed=13, lr=1.5e-3, cycle=50, leave=25, epochs=50, rarity=0.2, kept=("conv1", "bn1")
+    ),
 }
 CROP, SCALES = (196, 252), (0.5, 1.0)  # what is trained on: pixels, and the size of the frame that they are cut from
 SMALLEST_BOX = 100  # pixels of a component, in a frame of 480×360
@@ -48,10 +57,13 @@ SMALLEST_BOX = 100  # pixels of a component, in a frame of 480×360
 
 # Data ----------------------------------------------------------------------------------------------------------------
 
+
 def files(camvid, part):
     """Return the files of a part of CamVid as pairs (frame, labels), sorted."""
-    return [(frame, Path(camvid) / f"{part}annot" / f"{frame.stem}.png")
-            for frame in sorted((Path(camvid) / part).glob("*.jpg"))]
+    return [
+        (frame, Path(camvid) / f"{part}annot" / f"{frame.stem}.png")
+        for frame in sorted((Path(camvid) / part).glob("*.jpg"))
+    ]
 
 
 def read_labels(path):
@@ -77,6 +89,7 @@ def boxes(labels):
 
 def augment(frame, labels, found, generator):
     """Return a random part of a frame at a random scale as ``(3, *CROP)``, recoloured, with its labels and boxes."""
+
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(shape, generator=generator)
 
@@ -92,7 +105,8 @@ def augment(frame, labels, found, generator):
     labels = tv.resized_crop(labels[None], top, left, rows, columns, size, tv.InterpolationMode.NEAREST)[0]
     corners, kinds = found
     corners = (corners - torch.tensor([left, top]).repeat(2)) * torch.tensor(
-        [size[1] / columns, size[0] / rows]).repeat(2)
+        [size[1] / columns, size[0] / rows]
+    ).repeat(2)
     area = box_area(corners)
     corners = clip_boxes_to_image(corners, size)
     keep = box_area(corners) > (0.3 * area).clamp_min(SMALLEST_BOX * 0.7**2)
@@ -110,16 +124,20 @@ def augment(frame, labels, found, generator):
     down, along = place(below), place(right)
     margins = (along, right - along, down, below - down)
     image = F.pad(image - image.mean(), margins) + image.mean()
-    return (image, F.pad(labels, margins, value=UNLABELLED).long(),
-            (corners + torch.tensor([along, down]).repeat(2), kinds))
+    return (
+        image,
+        F.pad(labels, margins, value=UNLABELLED).long(),
+        (corners + torch.tensor([along, down]).repeat(2), kinds),
+    )
 
 
 # Measures ------------------------------------------------------------------------------------------------------------
 
+
 @torch.no_grad()
 def confusion(model, pairs):
     """Return the counts ``(11, 11)`` of labelled pixels by true and by predicted label, at the labels' resolution."""
-    counts = torch.zeros(len(streets.LABELS)**2, dtype=torch.int64)
+    counts = torch.zeros(len(streets.LABELS) ** 2, dtype=torch.int64)
     for frame, labels in pairs:
         truth = read_labels(labels)
         logits = F.interpolate(model(images.from_file(frame, model.input_size)[None]), truth.shape, mode="bilinear")[0]
@@ -152,8 +170,9 @@ def average_precision(model, pairs, overlap=0.5):
             mine, targets = found["labels"] == kind, corners[kinds == kind]
             wanted[kind] += len(targets)
             free = [True] * len(targets)
-            for row, score in zip(box_iou(found["boxes"][mine] * factor, targets), found["scores"][mine].tolist(),
-                                  strict=True):  # by falling score
+            for row, score in zip(
+                box_iou(found["boxes"][mine] * factor, targets), found["scores"][mine].tolist(), strict=True
+            ):  # by falling score
                 best = int(row.argmax()) if len(targets) else None
                 hit = best is not None and float(row[best]) >= overlap and free[best]
                 if hit:
@@ -176,6 +195,7 @@ def measure(model, pairs):
 
 
 # Training ------------------------------------------------------------------------------------------------------------
+
 
 def build(name, work):
     """Return an untrained network with what a finished `first` in `work` has for it, and the parts that stay so."""
@@ -213,8 +233,9 @@ def train(name, data, val, work, recipe):
     model, kept = build(name, work)
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    optimiser = torch.optim.AdamW([dict(params=decayed, weight_decay=WEIGHT_DECAY),
-                                   dict(params=others, weight_decay=0.0)], lr=recipe["lr"])
+    optimiser = torch.optim.AdamW(
+        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=others, weight_decay=0.0)], lr=recipe["lr"]
+    )
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA), use_buffers=True)
     checkpoint, record = Path(work) / f"{name}.pt", []
     parts = dict(model=model, average=average, optimiser=optimiser)
@@ -241,8 +262,9 @@ def train(name, data, val, work, recipe):
                 if recipe["network"] == "streetnet":
                     loss = F.cross_entropy(model(x), y, rarity, ignore_index=UNLABELLED)
                 else:
-                    loss = sum(model(x, [dict(boxes=corners, labels=kinds)
-                                         for _, _, (corners, kinds) in views]).values())
+                    loss = sum(
+                        model(x, [dict(boxes=corners, labels=kinds) for _, _, (corners, kinds) in views]).values()
+                    )
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -265,11 +287,15 @@ def score_rows(name, model, part, pairs):
     rows = []
     for what, values in measure(model, pairs).items():
         named = zip(model.categories, values, strict=True) if isinstance(values, list) else [("all", values)]
-        rows += [dict(network=name, part=part, frames=len(pairs), measure=what, of=of, value=value)
-                 for of, value in named]
+        rows += [
+            dict(network=name, part=part, frames=len(pairs), measure=what, of=of, value=value) for of, value in named
+        ]
         if what != "pixels":
-            rows.append(dict(network=name, part=part, frames=len(pairs), measure=what, of="mean",
-                             value=float(np.nanmean(values))))
+            rows.append(
+                dict(
+                    network=name, part=part, frames=len(pairs), measure=what, of="mean", value=float(np.nanmean(values))
+                )
+            )
     return rows
 
 
@@ -304,8 +330,11 @@ def main():
         models.save(model, (args.work if name == "first" else OUT) / f"{name}.safetensors")
         if name == "first":
             continue
-        replace_rows(OUT / "street_scores.csv", name,
-                     [row for part in ("val", "test", "shown") for row in score_rows(name, model, part, data[part])])
+        replace_rows(
+            OUT / "street_scores.csv",
+            name,
+            [row for part in ("val", "test", "shown") for row in score_rows(name, model, part, data[part])],
+        )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,15 @@ author = copyright = "the authors of the course"
 release = version = importlib.metadata.version("exact-collisions")
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "numpydoc", "sphinx_design",
-              "sphinxcontrib.bibtex", "sphinx-mathjax-offline"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+    "sphinx-mathjax-offline",
+]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
@@ -16,9 +23,15 @@ html_css_files = ["course.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
-html_theme_options = {"show_toc_level": 2, "use_fullscreen_button": False, "use_download_button": False,
-                      "home_page_in_toc": True, "navbar_persistent": [], "show_navbar_depth": 1,
-                      "collapse_navbar": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_fullscreen_button": False,
+    "use_download_button": False,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],
+    "show_navbar_depth": 1,
+    "collapse_navbar": False,
+}
 
 nb_execution_mode = "off"  # the outputs are those that notebooks/build.py has just computed
 nb_render_markdown_format = "myst"

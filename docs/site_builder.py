@@ -73,14 +73,21 @@ def _for_reading(notebook, panel):
             cell.metadata["mystnb"]["image"] = {"alt": pictures[0].metadata.get("image/png", {}).get("alt", "")}
         for output in cell.outputs:
             if WIDGET in output.get("data", {}):
-                output.data = {"text/html": panel} if panel else {
-                    "text/markdown": "*Run `make lab` and this notebook to move the controls of this panel.*"}
+                output.data = (
+                    {"text/html": panel}
+                    if panel
+                    else {"text/markdown": "*Run `make lab` and this notebook to move the controls of this panel.*"}
+                )
     return page
 
 
 def _thumbnail(notebook, path):
-    pictures = (output.data["image/png"] for cell in notebook.cells for output in cell.get("outputs", [])
-                if "image/png" in output.get("data", {}))
+    pictures = (
+        output.data["image/png"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    )
     with Image.open(io.BytesIO(b64decode(next(pictures)))) as picture:
         picture.thumbnail((480, 480))
         picture.convert("RGB").save(path, optimize=True)
@@ -94,7 +101,17 @@ def _cards(notebooks):
         words = sum(len(text.split()) for text in prose)
         opening = " ".join(prose[0].split("\n\n")[1].split())
         first = re.split(r"(?<=[.?!]) ", re.sub(r"[*`]", "", opening))[0]
-        cards += [f":::{{grid-item-card}} {stem[:2]} {title(notebook)}", f":link: {stem}", ":link-type: doc",
-                  f":img-top: thumbnails/{stem}.png", f":img-alt: First picture of the notebook {title(notebook)}", "",
-                  first, "", f"*About {round(words * MINUTES_A_WORD + lines * MINUTES_A_LINE)} minutes.*", ":::", ""]
+        cards += [
+            f":::{{grid-item-card}} {stem[:2]} {title(notebook)}",
+            f":link: {stem}",
+            ":link-type: doc",
+            f":img-top: thumbnails/{stem}.png",
+            f":img-alt: First picture of the notebook {title(notebook)}",
+            "",
+            first,
+            "",
+            f"*About {round(words * MINUTES_A_WORD + lines * MINUTES_A_LINE)} minutes.*",
+            ":::",
+            "",
+        ]
     return "\n".join(cards)

@@ -26,9 +26,15 @@ CHECKED = "import json; from collide_utils import claims; print(json.dumps(claim
 def run(notebook, path, bar):
     """Execute `notebook` in place; return what its claims measured, and None or what failed and where."""
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}, record_timing=False,
-        store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        on_cell_executed=lambda **_: bar.update())
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": NOTEBOOKS}},
+        record_timing=False,
+        store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        on_cell_executed=lambda **_: bar.update(),
+    )
     notebook.cells.append(nbformat.v4.new_code_cell(CHECKED))
     try:
         _execute(client)
@@ -36,8 +42,11 @@ def run(notebook, path, bar):
         return {}, f"{path.name}: its kernel died, perhaps for want of memory"
     except CellExecutionError as error:
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        failed = next(number for number, cell in enumerate(code, start=1)
-                      if any(output.output_type == "error" for output in cell.get("outputs", [])))
+        failed = next(
+            number
+            for number, cell in enumerate(code, start=1)
+            if any(output.output_type == "error" for output in cell.get("outputs", []))
+        )
         return {}, f"{path.name}, code cell {failed}: {error.ename}: {error.evalue}"
     finally:
         last = notebook.cells.pop()
@@ -70,8 +79,7 @@ def main():
     parser.add_argument("--rewrite", action="store_true", help="save outputs in the .ipynb files, write no site")
     parser.add_argument("numbers", nargs="*", help="only run these, 03 for example")
     args = parser.parse_args()
-    paths = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.py"))
-             if not args.numbers or path.name[:2] in args.numbers]
+    paths = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.py")) if not args.numbers or path.name[:2] in args.numbers]
     if args.rewrite:
         paths.reverse()  # notebook 00 shows what the others measured
     notebooks = [jupytext.read(path) for path in paths]

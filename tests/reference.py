@@ -31,8 +31,14 @@ def downhill(z, target, rows, low=None, high=None):
     fixed, near = low == high, 1e-7
     ways = null_space(rows[fixed]) if fixed.any() else np.eye(len(z))
     across = rows[~fixed] @ ways
-    inward = np.concatenate([ways[z <= near], -ways[z >= 1 - near], across[measured[~fixed] <= low[~fixed] + near],
-                             -across[measured[~fixed] >= high[~fixed] - near]])
+    inward = np.concatenate(
+        [
+            ways[z <= near],
+            -ways[z >= 1 - near],
+            across[measured[~fixed] <= low[~fixed] + near],
+            -across[measured[~fixed] >= high[~fixed] - near],
+        ]
+    )
     slope = ways.T @ (z - target)
     left = nnls(inward.T, slope, maxiter=100 * len(z))[1] if inward.size else np.linalg.norm(slope)
     return left / (1 + np.linalg.norm(z - target))

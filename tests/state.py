@@ -48,9 +48,20 @@ def snapshot(*things):
 def _of(thing):
     if isinstance(thing, nn.Module):
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return ([(name, id(module), module.training, getattr(module, "inplace", None), "forward" in vars(module),
-                  [list(getattr(module, kind)) for kind in hooks]) for name, module in thing.named_modules()],
-                [(name, id(value), _of(value)) for name, value in (*thing.named_parameters(), *thing.named_buffers())])
+        return (
+            [
+                (
+                    name,
+                    id(module),
+                    module.training,
+                    getattr(module, "inplace", None),
+                    "forward" in vars(module),
+                    [list(getattr(module, kind)) for kind in hooks],
+                )
+                for name, module in thing.named_modules()
+            ],
+            [(name, id(value), _of(value)) for name, value in (*thing.named_parameters(), *thing.named_buffers())],
+        )
     if isinstance(thing, torch.Tensor):
         content = None if thing.is_meta or thing.is_quantized else thing.detach().cpu().contiguous().clone()
         if content is not None:
@@ -65,18 +76,35 @@ def _of(thing):
 
 def _process():
     backends = torch.backends
-    places = (backends, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn,
-              backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul)
+    places = (
+        backends,
+        backends.cudnn,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.cuda.matmul,
+        backends.mkldnn,
+        backends.mkldnn.conv,
+        backends.mkldnn.rnn,
+        backends.mkldnn.matmul,
+    )
     precision = [place.fp32_precision for place in places if hasattr(place, "fp32_precision")]
     kind, keys, *rest = np.random.get_state()
     return dict(
-        torch=torch.get_rng_state().numpy().tobytes(), numpy=(kind, keys.tobytes(), *rest), python=random.getstate(),
-        dtype=torch.get_default_dtype(), grad=torch.is_grad_enabled(), precision=precision,
-        inference=torch.is_inference_mode_enabled(), autocast=torch.is_autocast_enabled("cpu"),
-        deterministic=torch.are_deterministic_algorithms_enabled(), threads=torch.get_num_threads(),
+        torch=torch.get_rng_state().numpy().tobytes(),
+        numpy=(kind, keys.tobytes(), *rest),
+        python=random.getstate(),
+        dtype=torch.get_default_dtype(),
+        grad=torch.is_grad_enabled(),
+        precision=precision,
+        inference=torch.is_inference_mode_enabled(),
+        autocast=torch.is_autocast_enabled("cpu"),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        threads=torch.get_num_threads(),
         cudnn=(backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic),
-        matmul=_matmul_precision(), numpy_errors=np.geterr(),
-        print=vars(torch._tensor_str.PRINT_OPTS).copy())
+        matmul=_matmul_precision(),
+        numpy_errors=np.geterr(),
+        print=vars(torch._tensor_str.PRINT_OPTS).copy(),
+    )
 
 
 def _matmul_precision():

@@ -31,9 +31,13 @@ def address(tmp_path_factory):
     log = tmp_path_factory.mktemp("voila") / "log.txt"
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with log.open("w") as output:
-        server = subprocess.Popen([sys.executable, "-m", "voila", "app.py", "--no-browser", f"--port={port}"],
-                                  cwd=ROOT / "notebooks", stdout=output, stderr=output,
-                                  env={**os.environ, "PYTHONPATH": path})
+        server = subprocess.Popen(
+            [sys.executable, "-m", "voila", "app.py", "--no-browser", f"--port={port}"],
+            cwd=ROOT / "notebooks",
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": path},
+        )
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -73,8 +77,10 @@ def page(address):
         page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         # Voila's template asks a server elsewhere for icons, for which the page has its own. Nothing else may leave.
-        page.route(lambda url: not url.startswith((address, "blob:")), lambda route: (
-            route.fulfill(body="") if "fontawesome" in route.request.url else route.abort()))
+        page.route(
+            lambda url: not url.startswith((address, "blob:")),
+            lambda route: route.fulfill(body="") if "fontawesome" in route.request.url else route.abort(),
+        )
         page.goto(address, timeout=60_000)
         page.locator("img.widget-image").wait_for(timeout=60_000)
         yield page
@@ -153,9 +159,15 @@ def test_play_moves_the_slider_and_stops(page):
 
 def test_every_control_has_a_name_and_works_by_keyboard(page):
     # The slider is not here: ipywidgets gives its handle no name. What it does is said by the status.
-    for role, name in (("combobox", "network"), ("combobox", "photograph"), ("combobox", "recipe"),
-                       ("spinbutton", "vector"), ("spinbutton", "seed"), ("checkbox", "stay in [0, 1]"),
-                       ("button", "Upload")):
+    for role, name in (
+        ("combobox", "network"),
+        ("combobox", "photograph"),
+        ("combobox", "recipe"),
+        ("spinbutton", "vector"),
+        ("spinbutton", "seed"),
+        ("checkbox", "stay in [0, 1]"),
+        ("button", "Upload"),
+    ):
         expect(page.get_by_role(role, name=name)).to_have_count(1)
     assert "what the network sees" in page.get_by_role("img", name="Four pictures").get_attribute("title")
 

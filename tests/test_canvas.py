@@ -9,15 +9,17 @@ from collide_utils.show import canvas
 
 
 def drawn(changes, bound=1e-17, before=()):
-    cells = [(canvas.pixels(torch.full((3, 60, 60), place / 4), 60), (f"picture {place}", "cat, p = 0.999"))
-             for place in range(4)]
+    cells = [
+        (canvas.pixels(torch.full((3, 60, 60), place / 4), 60), (f"picture {place}", "cat, p = 0.999"))
+        for place in range(4)
+    ]
     bytes_ = canvas.board(cells, before, {f"layer {place}": change for place, change in enumerate(changes)}, bound)
     return np.asarray(Image.open(io.BytesIO(bytes_)).convert("RGB")).astype(int)
 
 
 def chart(*args, **options):
     """The part in which the bars are: without pictures, names and words."""
-    return drawn(*args, **options)[22:-canvas._FOOT, 2 * (60 + canvas._GAP) + canvas._NAMES:]
+    return drawn(*args, **options)[22 : -canvas._FOOT, 2 * (60 + canvas._GAP) + canvas._NAMES :]
 
 
 def bars(image, colour=canvas._LAYER):
@@ -51,7 +53,7 @@ def test_pictures_stand_in_two_columns_as_they_are_even_with_many_layers():
     image = drawn([1e-3] * 200)
     gap, words = canvas._GAP, canvas._WORDS
     for place, corner in enumerate(((0, 0), (0, 60 + gap), (60 + words, 0), (60 + words, 60 + gap))):
-        part = image[corner[0]:corner[0] + 60, corner[1]:corner[1] + 60]
+        part = image[corner[0] : corner[0] + 60, corner[1] : corner[1] + 60]
         assert (part == round(255 * place / 4)).all()
 
 

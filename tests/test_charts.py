@@ -25,14 +25,19 @@ def look(line):
 SERIES = {f"series {k}": [k + 1.0, k + 2.0, k + 3.0] for k in range(20)}
 
 
-@pytest.mark.parametrize("draw", [
-    lambda: charts.lines([1, 2, 4], SERIES, "t", "x", "y", "alt"),
-    lambda: charts.lines([1, 2, 4], {"one": [1, 2, 3]}, "t", "x", "y", "alt", guides=SERIES),
-    lambda: charts.against_band(SERIES, ("band", [0, 0, 0], [9, 9, 9]), "t", "x", "y", "alt"),
-    lambda: charts.change_by_layer({name: SimpleNamespace(changes=dict(zip("abc", values, strict=True)))
-                                    for name, values in SERIES.items()}, "alt"),
-    lambda: charts.lines_apart([1, 2, 4], {"panel": SERIES}, "x", "y", "alt"),
-])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: charts.lines([1, 2, 4], SERIES, "t", "x", "y", "alt"),
+        lambda: charts.lines([1, 2, 4], {"one": [1, 2, 3]}, "t", "x", "y", "alt", guides=SERIES),
+        lambda: charts.against_band(SERIES, ("band", [0, 0, 0], [9, 9, 9]), "t", "x", "y", "alt"),
+        lambda: charts.change_by_layer(
+            {name: SimpleNamespace(changes=dict(zip("abc", values, strict=True))) for name, values in SERIES.items()},
+            "alt",
+        ),
+        lambda: charts.lines_apart([1, 2, 4], {"panel": SERIES}, "x", "y", "alt"),
+    ],
+)
 def test_every_series_is_drawn_as_it_is(draw):
     drawn = curves(draw())
     for name, values in SERIES.items():
@@ -82,8 +87,9 @@ def test_strips_put_every_number_on_its_group_from_the_top():
 
 def test_a_shaded_table_has_each_number_in_its_cell_its_mark_and_its_limits():
     values = {("r1", "c1"): 1e-3, ("r1", "c2"): 0.0, ("r2", "c1"): 50.0}
-    axis = charts.shaded_table(values, dict.fromkeys(values, "=") | {("r2", "c1"): "≠"}, ["r1", "r2"],
-                               ["c1", "c2"], "t", "scale", "alt").axes[0]
+    axis = charts.shaded_table(
+        values, dict.fromkeys(values, "=") | {("r2", "c1"): "≠"}, ["r1", "r2"], ["c1", "c2"], "t", "scale", "alt"
+    ).axes[0]
     shades = np.array(axis.images[0].get_array().filled(np.nan))
     assert shades[0].tolist() == [-3, -16] and shades[1, 0] == 0 and np.isnan(shades[1, 1])
     assert axis.images[0].get_clim() == (-16, 0)
@@ -101,8 +107,10 @@ def test_bars_stand_in_the_order_given():
 
 
 def test_null_shares_divide_each_row_at_its_rank():
-    rows = [SimpleNamespace(name=name, groups=1, rows=3, columns=columns, nullity=nullity)
-            for name, columns, nullity in (("a", 4, 1), ("b", 8, 6))]
+    rows = [
+        SimpleNamespace(name=name, groups=1, rows=3, columns=columns, nullity=nullity)
+        for name, columns, nullity in (("a", 4, 1), ("b", 8, 6))
+    ]
     seen, unseen = charts.null_shares(rows, "t", "alt").axes[0].containers
     assert [bar.get_width() for bar in seen] == [0.75, 0.25]
     assert [(bar.get_x(), bar.get_width()) for bar in unseen] == [(0.75, 0.25), (0.25, 0.75)]

@@ -27,11 +27,14 @@ def test_a_measurement_inside_the_bounds_gives_the_line(small_ledger):
     assert claims.summary() == "Of 1 claims 0 hold as stated, 1 fail, and 0 cannot be tested here."
 
 
-@pytest.mark.parametrize(("day", "night", "text"), [
-    (0.85, 0.0, r"day is 0.85, not in \[0.9, inf\] \(share of blue, noon\)"),
-    (0.95, 0.2, r"night is 0.2, not in \[-inf, 0.1\]"),
-    (float("nan"), 0.0, "day is nan, not in"),
-])
+@pytest.mark.parametrize(
+    ("day", "night", "text"),
+    [
+        (0.85, 0.0, r"day is 0.85, not in \[0.9, inf\] \(share of blue, noon\)"),
+        (0.95, 0.2, r"night is 0.2, not in \[-inf, 0.1\]"),
+        (float("nan"), 0.0, "day is nan, not in"),
+    ],
+)
 def test_a_measurement_outside_its_bounds_fails_with_or_without_asserts(small_ledger, day, night, text):
     with pytest.raises(claims.ClaimError, match=text):
         claims.check("sky", day=day, night=night)

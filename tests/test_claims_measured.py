@@ -40,7 +40,8 @@ def test_a_mosaic_sparkles_in_the_basis_of_an_svd_and_not_in_a_turned_one(networ
         choice = torch.randint(size, search.geometry.grid, generator=generator)
         assert kurtosis(search.mosaic(choice).flatten(), fisher=False) > 10
         assert kurtosis(windows.tile(search.geometry, turned.T[choice]).flatten(), fisher=False) == pytest.approx(
-            3, abs=0.3)
+            3, abs=0.3
+        )
 
 
 def test_eight_bits_move_a_number_by_half_a_level_at_most_and_by_a_twelfth_on_average(search, patchnet, cat):

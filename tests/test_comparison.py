@@ -115,8 +115,10 @@ def test_hooks_are_gone_afterwards():
 
 
 def test_it_runs_in_eval_mode_whatever_the_mode_is():
-    model, (x, y) = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.Flatten(),
-                                  nn.Linear(128, 5)), images()
+    model, (x, y) = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.Flatten(), nn.Linear(128, 5)),
+        images(),
+    )
     expected = compare(model.eval(), x, y)
     model.train()
     model[1].eval()
@@ -222,8 +224,10 @@ class Waits(nn.Module):
 
 
 def test_threads_on_one_model_do_not_mix():
-    (x, y), model = images(), nn.Sequential(nn.Conv2d(3, 8, 3), Waits(), nn.Dropout(), nn.Flatten(), Waits(),
-                                            nn.Linear(128, 5)).train()
+    (x, y), model = (
+        images(),
+        nn.Sequential(nn.Conv2d(3, 8, 3), Waits(), nn.Dropout(), nn.Flatten(), Waits(), nn.Linear(128, 5)).train(),
+    )
     expected, found = compare(model, x, y), []
     threads = [threading.Thread(target=lambda: found.append(compare(model, x, y))) for _ in range(8)]
     for thread in threads:
@@ -318,8 +322,9 @@ def test_torchvisions_detectors_run():
     backbone = nn.Conv2d(3, 32, 8, stride=8)
     backbone.out_channels = 32
     anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((8,),), ((1.0,),))
-    model = torchvision.models.detection.FCOS(backbone, 2, 64, 64, anchor_generator=anchors, score_thresh=0.0,
-                                              detections_per_img=7)
+    model = torchvision.models.detection.FCOS(
+        backbone, 2, 64, 64, anchor_generator=anchors, score_thresh=0.0, detections_per_img=7
+    )
     x = torch.rand(3, 64, 64)
     found = compare(model, x, x)
     assert found.agreement == "7 boxes of 7 match" and "output.0.boxes" in found.changes

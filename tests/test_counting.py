@@ -19,17 +19,23 @@ def published():
     return {row["model"]: tuple(row.values())[1:] for row in counting.published()}
 
 
-@pytest.mark.parametrize(("name", "row"), [
-    ("resnet18", (21, 17, 17, 26771, 83)), ("resnet50", (54, 33, 33, 40683, 83)), ("vgg16_bn", (16, 14, 14, 53336, 0)),
-])
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("resnet18", (21, 17, 17, 26771, 83)),
+        ("resnet50", (54, 33, 33, 40683, 83)),
+        ("vgg16_bn", (16, 14, 14, 53336, 0)),
+    ],
+)
 def test_shapes_give_the_tables_lower_bound(name, row):
     found = counting.count(name)
     assert (found.n, found.nu, found.mu, found.total_nullity, found.first_nullity) == row
     assert found.name == name and found.skipped == () and found.error is None
 
 
-@pytest.mark.parametrize(("name", "layers", "weights", "n"), [
-    ("resnet18", 6, 17, 21), ("resnet50", 22, 33, 54), ("vgg16_bn", 2, 14, 16)])
+@pytest.mark.parametrize(
+    ("name", "layers", "weights", "n"), [("resnet18", 6, 17, 21), ("resnet50", 22, 33, 54), ("vgg16_bn", 2, 14, 16)]
+)
 def test_few_layers_have_the_null_space_of_their_weights_on_images(name, layers, weights, n):
     found = counting.count(name)
     assert (found.nu_layers, found.nu, found.n) == (layers, weights, n)
@@ -44,10 +50,18 @@ def test_few_layers_have_the_null_space_of_their_weights_on_images(name, layers,
     assert expected == layers
 
 
-@pytest.mark.parametrize("model", [
-    nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 3, 1, stride=2)),
-    nn.Sequential(nn.ConvTranspose2d(6, 2, 2, stride=2), nn.ConvTranspose2d(2, 3, 1, stride=2), nn.Conv1d(4, 6, 2, 2)),
-    nn.Sequential(nn.Linear(5, 3), nn.MultiheadAttention(4, 2, kdim=7))])
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 3, 1, stride=2)
+        ),
+        nn.Sequential(
+            nn.ConvTranspose2d(6, 2, 2, stride=2), nn.ConvTranspose2d(2, 3, 1, stride=2), nn.Conv1d(4, 6, 2, 2)
+        ),
+        nn.Sequential(nn.Linear(5, 3), nn.MultiheadAttention(4, 2, kdim=7)),
+    ],
+)
 def test_the_column_of_layers_is_what_the_symbol_says(model):
     for layer in model:
         if hasattr(layer, "kernel_size"):
@@ -117,8 +131,14 @@ def by_hand(module):
 
 
 @settings(max_examples=40)
-@given(st.sampled_from([nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]),
-       st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.booleans())
+@given(
+    st.sampled_from([nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.booleans(),
+)
 def test_convolutions_count_as_the_matrix_of_what_they_do(kind, groups, inputs, outputs, size, dead):
     layer = kind(groups * inputs, groups * outputs, size, groups=groups, bias=False)
     if dead:
@@ -137,8 +157,10 @@ def test_groups_are_the_blocks_of_a_block_diagonal_matrix():
 
 
 def test_attention_has_three_weights_and_an_output():
-    for layer, nullities in ((nn.MultiheadAttention(4, 2), [0, 0, 0, 0]),
-                             (nn.MultiheadAttention(4, 2, kdim=7, vdim=5), [0, 3, 1, 0])):
+    for layer, nullities in (
+        (nn.MultiheadAttention(4, 2), [0, 0, 0, 0]),
+        (nn.MultiheadAttention(4, 2, kdim=7, vdim=5), [0, 3, 1, 0]),
+    ):
         rows = counting.per_layer(layer)
         assert [row.kind.split()[-1] for row in rows[:3]] == ["query", "key", "value"]
         assert [row.nullity for row in rows] == nullities
@@ -177,7 +199,8 @@ def test_the_atlas_holds_every_builder_that_is_not_quantised():
         rows = counting.atlas()
     assert [row.name for row in rows] == models.builders() and not any("quantized" in row.name for row in rows)
     assert {"resnet18", "regnet_y_400mf", "fcn_resnet50", "maskrcnn_resnet50_fpn", "r3d_18", "raft_small"} <= {
-        row.name for row in rows}
+        row.name for row in rows
+    }
     assert all(0 < row.mu <= row.n and row.nu == row.mu and row.first_nullity <= row.total_nullity for row in rows)
 
 
@@ -207,17 +230,30 @@ def test_a_folder_is_counted_to_its_end(tmp_path, patchnet):
     (tmp_path / "notes.txt").write_text("not a checkpoint")
     (tmp_path / "folder.pt").mkdir()
     torch.save({0: torch.ones(2, 2)}, tmp_path / "resnet18-numbered.pt")
-    torch.save({"module.normalizer.new_mean": torch.ones(3), "module.model.fc.weight": torch.ones(2, 2)},
-               tmp_path / "resnet18-robust.pt")
+    torch.save(
+        {"module.normalizer.new_mean": torch.ones(3), "module.model.fc.weight": torch.ones(2, 2)},
+        tmp_path / "resnet18-robust.pt",
+    )
     save_file({"a": torch.ones(1)}, tmp_path / "resnet18-ours.safetensors", {"stem": "patch", "categories": "null"})
     half = get_model("squeezenet1_1", weights=None).bfloat16()
     torch.save({"net": half.state_dict()}, tmp_path / "squeezenet1_1.tar")
     rows = {row.name: row for row in counting.count_folder(tmp_path)}
-    assert list(rows) == ["folder.pt", "mystery.pt", "ours.safetensors", "resnet18-numbered.pt",
-                          "resnet18-ours.safetensors", "resnet18-robust.pt", "resnet18_l2_eps1.ckpt",
-                          "squeezenet1_1-mine.pth", "squeezenet1_1.tar"]
+    assert list(rows) == [
+        "folder.pt",
+        "mystery.pt",
+        "ours.safetensors",
+        "resnet18-numbered.pt",
+        "resnet18-ours.safetensors",
+        "resnet18-robust.pt",
+        "resnet18_l2_eps1.ckpt",
+        "squeezenet1_1-mine.pth",
+        "squeezenet1_1.tar",
+    ]
     assert [name for name, row in rows.items() if row.error is None] == [
-        "ours.safetensors", "squeezenet1_1-mine.pth", "squeezenet1_1.tar"]
+        "ours.safetensors",
+        "squeezenet1_1-mine.pth",
+        "squeezenet1_1.tar",
+    ]
     assert rows["squeezenet1_1.tar"].total_nullity == counting.count("squeezenet1_1").total_nullity
     assert "no network called 'mystery.pt'" in rows["mystery.pt"].error and rows["mystery.pt"].n is None
     assert "not a whole checkpoint" in rows["resnet18_l2_eps1.ckpt"].error

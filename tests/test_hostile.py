@@ -102,8 +102,12 @@ for beta in (math.nan, math.inf, -1, -0.5):
 for beta in ("8", None, 1j, [8]):
     case(f"collide β = {beta!r}", lambda m, s, x, b=beta: s.collide(x, x, b), TypeError, "real number|convert")
 right("collide β = 0", lambda m, s, x: torch.equal(s.collide(x, s.repeat(0), 0), x.double()), True)
-for index, error, text in ((-1, IndexError, "no basis vector -1"), (40, IndexError, "no basis vector 40"),
-                           (10**6, IndexError, "no basis vector 1000000"), (1.5, (ValueError, TypeError), "float")):
+for index, error, text in (
+    (-1, IndexError, "no basis vector -1"),
+    (40, IndexError, "no basis vector 40"),
+    (10**6, IndexError, "no basis vector 1000000"),
+    (1.5, (ValueError, TypeError), "float"),
+):
     case(f"repeat {index}", lambda m, s, x, i=index: s.repeat(i), error, text)
 case("mosaic of floats", lambda m, s, x: s.mosaic(torch.zeros(4, 4)), ValueError, "float32")
 case("mosaic of another shape", lambda m, s, x: s.mosaic(torch.zeros(3, 4, dtype=torch.int64)), ValueError, r"\(3, 4\)")
@@ -142,17 +146,36 @@ case("compare with one that says nothing", lambda m, s, x: compare(Says("nothing
 case("maps of a function", lambda m, s, x: maps.compute("saliency", torch.relu, x), TypeError, "builtin_function")
 case("maps of a dict", lambda m, s, x: maps.compute("saliency", Says({}), x), ValueError, "not a dict: give output")
 for bad in (16, (3, 16), (3, -16, 16), "3", (2, 16, 16)):
-    case(f"layer_weights of shape {bad!r}", lambda m, s, x, b=bad: weights.layer_weights(m, b), ValueError,
-         "does not run on an input of shape")
+    case(
+        f"layer_weights of shape {bad!r}",
+        lambda m, s, x, b=bad: weights.layer_weights(m, b),
+        ValueError,
+        "does not run on an input of shape",
+    )
 case("search without a size", lambda m, s, x: NullSpaceSearch(conv(3, 3, 2)), ValueError, "no input_size")
-case("search without a null space", lambda m, s, x: NullSpaceSearch(conv(3, 12, 2, stride=2), (3, 8, 8)),
-     ValueError, "has no null space")
-case("search in a one-dimensional layer", lambda m, s, x: NullSpaceSearch(made(nn.Conv1d, 3, 2, 2), (3, 8)), ValueError,
-     "Conv1d")
-case("search behind a blur", lambda m, s, x: NullSpaceSearch(
-    nn.Sequential(nn.AvgPool2d(3, 1, 1), conv(3, 3, 2, stride=2)), (3, 8, 8)), ValueError, "not an affine map")
-right("search among zeros", lambda m, s, x: NullSpaceSearch(zeros(conv(3, 3, 2, stride=2)), (3, 8, 8)
-                                                            ).basis.shape, (12, 12))
+case(
+    "search without a null space",
+    lambda m, s, x: NullSpaceSearch(conv(3, 12, 2, stride=2), (3, 8, 8)),
+    ValueError,
+    "has no null space",
+)
+case(
+    "search in a one-dimensional layer",
+    lambda m, s, x: NullSpaceSearch(made(nn.Conv1d, 3, 2, 2), (3, 8)),
+    ValueError,
+    "Conv1d",
+)
+case(
+    "search behind a blur",
+    lambda m, s, x: NullSpaceSearch(nn.Sequential(nn.AvgPool2d(3, 1, 1), conv(3, 3, 2, stride=2)), (3, 8, 8)),
+    ValueError,
+    "not an affine map",
+)
+right(
+    "search among zeros",
+    lambda m, s, x: NullSpaceSearch(zeros(conv(3, 3, 2, stride=2)), (3, 8, 8)).basis.shape,
+    (12, 12),
+)
 right("weights of a network without a size", lambda m, s, x: len(weights.layer_weights(conv(3, 3, 2))), 1)
 right("half a rank", lambda m, s, x: nullspace.nullity(torch.eye(147, dtype=torch.bfloat16)), 0)
 
@@ -173,35 +196,45 @@ def zeros(layer):
 
 # Names.
 for name, call, text in (
-        ("network", lambda m, s, x: models.load("resnet19"), "'resnet19'; near matches: resnet1"),
-        ("shipped network", lambda m, s, x: models.load("patchnot"), "'patchnot'; near matches: patchnet"),
-        ("number as network", lambda m, s, x: models.load(18), "18"),
-        ("nothing as network", lambda m, s, x: models.load(""), "''"),
-        ("weights", lambda m, s, x: models.load("resnet18", weights="IMAGENET1K_V1"), "'IMAGENET1K_V1'"),
-        ("shipped without weights", lambda m, s, x: models.load("patchnet", weights=None), "patchnet is shipped"),
-        ("shapes", lambda m, s, x: models.shapes_only("resnet19"), "'resnet19'"),
-        ("count", lambda m, s, x: counting.count("resnet19"), "'resnet19'"),
-        ("atlas", lambda m, s, x: counting.atlas(["resnet18", "resnet19"]), "'resnet19'"),
-        ("photograph", lambda m, s, x: images.load("chelsie"), "'chelsie'; there are chelsea"),
-        ("method", lambda m, s, x: maps.compute("gradcam", m, x), "'gradcam'; near matches: grad_cam"),
-        ("layer", lambda m, s, x: maps.compute("grad_cam", m, x, "conv2"), "'conv2'; near matches: conv1"),
-        ("side", lambda m, s, x: maps.compute("grad_cam", m, x, "conv1", side="top"), "'top'"),
-        ("layer of no map", lambda m, s, x: maps.compute("grad_cam", m, x, "fc"), "'fc' has shape"),
-        ("no layer", lambda m, s, x: maps.compute("grad_cam", m, x), "map of a layer: name one"),
-        ("layer too many", lambda m, s, x: maps.compute("saliency", m, x, "conv1"), "not even 'conv1'"),
-        ("target", lambda m, s, x: maps.compute("saliency", m, x, target=5), "no class 5; there are 5"),
-        ("negative target", lambda m, s, x: maps.compute("saliency", m, x, target=-1), "no class -1"),
-        ("recorded layer", lambda m, s, x: hooks.record(m, ["conv2"]).__enter__(), "'conv2'; near matches: conv1"),
-        ("layer of a level set", lambda m, s, x: LevelSet(m, "conv2", x), "'conv2'; near matches: conv1"),
-        ("claim", lambda m, s, x: claims.check("nonsense"), "no claim 'nonsense'"),
-        ("architecture", lambda m, s, x: checkpoints.load_checkpoint(
-            s.write("resnet18.pt", torch_file({"a": torch.ones(1)})), "resnet19"), "'resnet19'")):
+    ("network", lambda m, s, x: models.load("resnet19"), "'resnet19'; near matches: resnet1"),
+    ("shipped network", lambda m, s, x: models.load("patchnot"), "'patchnot'; near matches: patchnet"),
+    ("number as network", lambda m, s, x: models.load(18), "18"),
+    ("nothing as network", lambda m, s, x: models.load(""), "''"),
+    ("weights", lambda m, s, x: models.load("resnet18", weights="IMAGENET1K_V1"), "'IMAGENET1K_V1'"),
+    ("shipped without weights", lambda m, s, x: models.load("patchnet", weights=None), "patchnet is shipped"),
+    ("shapes", lambda m, s, x: models.shapes_only("resnet19"), "'resnet19'"),
+    ("count", lambda m, s, x: counting.count("resnet19"), "'resnet19'"),
+    ("atlas", lambda m, s, x: counting.atlas(["resnet18", "resnet19"]), "'resnet19'"),
+    ("photograph", lambda m, s, x: images.load("chelsie"), "'chelsie'; there are chelsea"),
+    ("method", lambda m, s, x: maps.compute("gradcam", m, x), "'gradcam'; near matches: grad_cam"),
+    ("layer", lambda m, s, x: maps.compute("grad_cam", m, x, "conv2"), "'conv2'; near matches: conv1"),
+    ("side", lambda m, s, x: maps.compute("grad_cam", m, x, "conv1", side="top"), "'top'"),
+    ("layer of no map", lambda m, s, x: maps.compute("grad_cam", m, x, "fc"), "'fc' has shape"),
+    ("no layer", lambda m, s, x: maps.compute("grad_cam", m, x), "map of a layer: name one"),
+    ("layer too many", lambda m, s, x: maps.compute("saliency", m, x, "conv1"), "not even 'conv1'"),
+    ("target", lambda m, s, x: maps.compute("saliency", m, x, target=5), "no class 5; there are 5"),
+    ("negative target", lambda m, s, x: maps.compute("saliency", m, x, target=-1), "no class -1"),
+    ("recorded layer", lambda m, s, x: hooks.record(m, ["conv2"]).__enter__(), "'conv2'; near matches: conv1"),
+    ("layer of a level set", lambda m, s, x: LevelSet(m, "conv2", x), "'conv2'; near matches: conv1"),
+    ("claim", lambda m, s, x: claims.check("nonsense"), "no claim 'nonsense'"),
+    (
+        "architecture",
+        lambda m, s, x: checkpoints.load_checkpoint(
+            s.write("resnet18.pt", torch_file({"a": torch.ones(1)})), "resnet19"
+        ),
+        "'resnet19'",
+    ),
+):
     case(f"unknown {name}", call, ValueError, text)
 case("recorded layers as one string", lambda m, s, x: hooks.record(m, "conv1").__enter__(), TypeError, "'conv1'")
 case("target and a half", lambda m, s, x: maps.compute("saliency", m, x, target=1.5), TypeError, "float")
 for size in (0, -1, 1.5, "224", None):
-    case(f"photograph of size {size!r}", lambda m, s, x, n=size: images.load("chelsea", n), ValueError,
-         "None|1.5|'224'|0|-1")
+    case(
+        f"photograph of size {size!r}",
+        lambda m, s, x, n=size: images.load("chelsea", n),
+        ValueError,
+        "None|1.5|'224'|0|-1",
+    )
 
 # Matrices.
 MATRICES = {
@@ -220,10 +253,18 @@ for what, (make, error, text) in MATRICES.items():
 for rtol in (-1, 1, math.nan, math.inf):
     case(f"nullity with rtol {rtol}", lambda m, s, x, r=rtol: nullspace.nullity(torch.eye(2), r), ValueError, str(rtol))
 case("nothing shared", lambda m, s, x: nullspace.shared_null_space(), ValueError, "at least one matrix")
-case("columns that differ", lambda m, s, x: nullspace.shared_null_space(torch.eye(2), torch.eye(3)), ValueError,
-     r"\(2, 2\), \(3, 3\)")
-case("angles of spaces that differ", lambda m, s, x: nullspace.principal_angles(torch.eye(2), torch.eye(3)), ValueError,
-     r"\(2, 2\), \(3, 3\)")
+case(
+    "columns that differ",
+    lambda m, s, x: nullspace.shared_null_space(torch.eye(2), torch.eye(3)),
+    ValueError,
+    r"\(2, 2\), \(3, 3\)",
+)
+case(
+    "angles of spaces that differ",
+    lambda m, s, x: nullspace.principal_angles(torch.eye(2), torch.eye(3)),
+    ValueError,
+    r"\(2, 2\), \(3, 3\)",
+)
 right("rank of nothing but zeros", lambda m, s, x: nullspace.matrix_rank(torch.zeros(3, 4)), 0)
 right("rank of tiny numbers", lambda m, s, x: nullspace.matrix_rank(1e-300 * torch.eye(3, dtype=torch.float64)), 3)
 
@@ -239,8 +280,12 @@ for k in (0, -1, 1.5, 10**6):
 case("geometry of a ReLU", lambda m, s, x: windows.geometry(nn.ReLU(), SHAPE), ValueError, "ReLU")
 case("geometry of other channels", lambda m, s, x: windows.geometry(conv(4, 3, 2), SHAPE), ValueError, "4 chann")
 case("geometry that fits nowhere", lambda m, s, x: windows.geometry(conv(3, 3, 17), SHAPE), ValueError, "17")
-case("geometry of a reflection", lambda m, s, x: windows.geometry(
-    conv(3, 3, 3, padding=1, padding_mode="reflect"), SHAPE), ValueError, "'reflect'")
+case(
+    "geometry of a reflection",
+    lambda m, s, x: windows.geometry(conv(3, 3, 3, padding=1, padding_mode="reflect"), SHAPE),
+    ValueError,
+    "'reflect'",
+)
 
 
 def spoilt(layer):
@@ -253,8 +298,12 @@ RNG = np.random.default_rng(0)
 for name in ("n", "p", "size"):
     for bad, error in ((0, ValueError), (-3, ValueError), (2.5, TypeError), ("2", TypeError), (None, TypeError)):
         arguments = {"n": 2, "p": 2, "size": 2, "rng": RNG, name: bad}
-        case(f"eigenvalues of {name} = {bad!r}", lambda m, s, x, given=arguments: randmat.sample_smallest_eigenvalues(
-            **given), error, f"{name} must be .* not {bad!r}")
+        case(
+            f"eigenvalues of {name} = {bad!r}",
+            lambda m, s, x, given=arguments: randmat.sample_smallest_eigenvalues(**given),
+            error,
+            f"{name} must be .* not {bad!r}",
+        )
 case("eigenvalues of a seed", lambda m, s, x: randmat.sample_smallest_eigenvalues(2, 2, 2, 0), TypeError, "int")
 for q in (-0.1, 1.1, math.nan):
     case(f"quantile {q}", lambda m, s, x, q=q: randmat.limit_quantile(q), ValueError, str(q))
@@ -302,27 +351,57 @@ CHECKPOINTS = {
     "none": (torch_file(None), "no state dict"),
 }
 for what, (content, text) in CHECKPOINTS.items():
-    case(f"checkpoint: {what}", lambda m, s, x, c=content: checkpoints.load_checkpoint(
-        s.write("resnet18.pt", c)), ValueError, f"resnet18.pt: .*({text})|({text})")
-for what, content in (("safetensors: empty", b""), ("safetensors: text", b"not weights"),
-                      ("safetensors: a long head", (2**40).to_bytes(8, "little") + b"{}")):
-    case(what, lambda m, s, x, c=content: checkpoints.load_checkpoint(s.write("resnet18.safetensors", c)), ValueError,
-         "not a whole checkpoint")
-case("our format, broken", lambda m, s, x: checkpoints.load_checkpoint(s.ours({"stem": "patch", "categories": "[1"})),
-     ValueError, "not a whole file of one of our networks")
-case("our format, another stem", lambda m, s, x: checkpoints.load_checkpoint(
-    s.ours({"stem": "bark", "categories": json.dumps(["a"])})), ValueError, "'bark'")
+    case(
+        f"checkpoint: {what}",
+        lambda m, s, x, c=content: checkpoints.load_checkpoint(s.write("resnet18.pt", c)),
+        ValueError,
+        f"resnet18.pt: .*({text})|({text})",
+    )
+for what, content in (
+    ("safetensors: empty", b""),
+    ("safetensors: text", b"not weights"),
+    ("safetensors: a long head", (2**40).to_bytes(8, "little") + b"{}"),
+):
+    case(
+        what,
+        lambda m, s, x, c=content: checkpoints.load_checkpoint(s.write("resnet18.safetensors", c)),
+        ValueError,
+        "not a whole checkpoint",
+    )
+case(
+    "our format, broken",
+    lambda m, s, x: checkpoints.load_checkpoint(s.ours({"stem": "patch", "categories": "[1"})),
+    ValueError,
+    "not a whole file of one of our networks",
+)
+case(
+    "our format, another stem",
+    lambda m, s, x: checkpoints.load_checkpoint(s.ours({"stem": "bark", "categories": json.dumps(["a"])})),
+    ValueError,
+    "'bark'",
+)
 case("no checkpoint", lambda m, s, x: checkpoints.load_checkpoint(s.files / "resnet18.gone"), FileNotFoundError, "gone")
-case("a folder as checkpoint", lambda m, s, x: checkpoints.load_checkpoint(s.files, "resnet18"),
-     (IsADirectoryError, ValueError), ".")
+case(
+    "a folder as checkpoint",
+    lambda m, s, x: checkpoints.load_checkpoint(s.files, "resnet18"),
+    (IsADirectoryError, ValueError),
+    ".",
+)
 case("no folder", lambda m, s, x: counting.count_folder(s.files / "gone"), NotADirectoryError, "gone: not a folder")
 case("a folder of nothing", lambda m, s, x: counting.count_folder(s.empty), FileNotFoundError, "no file that ends in")
 IMAGE_FILES = {
-    "empty": b"", "text": b"<html>", "cut": png("RGB", (64, 64))[:60], "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "empty": b"",
+    "text": b"<html>",
+    "cut": png("RGB", (64, 64))[:60],
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
 }
 for what, content in IMAGE_FILES.items():
-    case(f"image file: {what}", lambda m, s, x, c=content: images.from_file(s.write("cat.png", c)), ValueError,
-         "cat.png: not a readable image file")
+    case(
+        f"image file: {what}",
+        lambda m, s, x, c=content: images.from_file(s.write("cat.png", c)),
+        ValueError,
+        "cat.png: not a readable image file",
+    )
 case("no image file", lambda m, s, x: images.from_file(s.files / "dog.png"), FileNotFoundError, "dog.png")
 right("a transparent picture", lambda m, s, x: float(images.from_file(s.write("c.png", png("RGBA")), 4).min()), 1.0)
 right("a grey picture", lambda m, s, x: tuple(images.from_file(s.write("g.png", png("L")), 4).shape), (3, 4, 4))
@@ -333,8 +412,11 @@ case("maps without titles", lambda m, s, x: pictures.heatmaps([x[0]], [], "x", "
 case("a panel of nothing", lambda m, s, x: panels.beta_panel([], x), ValueError, "at least one network")
 case("a panel of an unknown network", lambda m, s, x: panels.beta_panel("patchnot", x), ValueError, "'patchnot'")
 case("a panel of a flat photograph", lambda m, s, x: panels.beta_panel(m, x[0]), TypeError, r"not \(16, 16\)")
-right("a chart of many series", lambda m, s, x: type(charts.lines(
-    [1, 2], {str(k): [1, 2] for k in range(50)}, "t", "x", "y", "alt")).__name__, "Image")
+right(
+    "a chart of many series",
+    lambda m, s, x: type(charts.lines([1, 2], {str(k): [1, 2] for k in range(50)}, "t", "x", "y", "alt")).__name__,
+    "Image",
+)
 
 
 @pytest.fixture(scope="module")
@@ -351,8 +433,13 @@ def things(tmp_path_factory):
         return path
 
     search = NullSpaceSearch(model)
-    tools = SimpleNamespace(files=files, empty=tmp_path_factory.mktemp("empty"), write=write, ours=ours, **{
-        name: getattr(search, name) for name in ("collide", "shrink", "toward", "repeat", "mosaic", "basis")})
+    tools = SimpleNamespace(
+        files=files,
+        empty=tmp_path_factory.mktemp("empty"),
+        write=write,
+        ours=ours,
+        **{name: getattr(search, name) for name in ("collide", "shrink", "toward", "repeat", "mosaic", "basis")},
+    )
     return model, tools, torch.rand(SHAPE)
 
 

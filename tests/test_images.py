@@ -83,8 +83,13 @@ def test_floating_point_files_keep_their_shades_or_are_refused(tmp_path):
     grey, path = np.linspace(0, 1, 64).astype(np.float32).reshape(8, 8), tmp_path / "grey.tif"
     Image.fromarray(grey).save(path)
     np.testing.assert_allclose(images.from_file(path, size=8)[0], grey, atol=0.5 / 255 + 1e-6)
-    for other in (255 * grey, grey - 0.5, np.where(grey > 0.9, np.nan, grey), (255 * grey).astype(np.int32),
-                  grey.astype(np.int32)):
+    for other in (
+        255 * grey,
+        grey - 0.5,
+        np.where(grey > 0.9, np.nan, grey),
+        (255 * grey).astype(np.int32),
+        grey.astype(np.int32),
+    ):
         Image.fromarray(other).save(path)
         with pytest.raises(ValueError, match=r"grey.tif.*grey values, from .* are on no scale"):
             images.from_file(path)
@@ -115,8 +120,9 @@ def test_files_that_are_no_images_are_named(tmp_path):
     header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     (tmp_path / "vast.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     text = b"zTXta\0\0" + zlib.compress(bytes(10**8))
-    (tmp_path / "chatty.png").write_bytes(whole[:33] + struct.pack(">I", len(text) - 4) + text
-                                          + struct.pack(">I", zlib.crc32(text)) + whole[33:])
+    (tmp_path / "chatty.png").write_bytes(
+        whole[:33] + struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text)) + whole[33:]
+    )
     for name in ("text.png", "cut.png", "vast.png", "chatty.png"):
         with pytest.raises(ValueError, match=f"{name}: not a readable image"):
             images.from_file(tmp_path / name)

@@ -34,8 +34,11 @@ ANSWERS = {
 def cells(script):
     """Return the sources of its markdown cells, and of its code cells with whether they are folded solutions."""
     found = jupytext.read(script).cells
-    code = [(cell.source, cell.metadata.get("jupyter", {}).get("source_hidden", False)) for cell in found
-            if cell.cell_type == "code"]
+    code = [
+        (cell.source, cell.metadata.get("jupyter", {}).get("source_hidden", False))
+        for cell in found
+        if cell.cell_type == "code"
+    ]
     return [cell.source for cell in found if cell.cell_type == "markdown"], code
 
 

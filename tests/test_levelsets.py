@@ -41,17 +41,29 @@ def dense_jacobian(model, image, step=1e-6):
 
 def scipys(target, rows, wanted, bounds):
     """The point of the box nearest to `target` with the wanted measurements, by SLSQP."""
-    best = minimize(lambda y: ((y - target)**2).sum() / 2, np.full(len(target), np.mean(bounds)), method="SLSQP",
-                    jac=lambda y: y - target, bounds=bounds, options=dict(maxiter=500, ftol=1e-14),
-                    constraints=[dict(type="eq", fun=lambda y: rows.numpy() @ y - wanted.numpy(),
-                                      jac=lambda y: rows.numpy())])
+    best = minimize(
+        lambda y: ((y - target) ** 2).sum() / 2,
+        np.full(len(target), np.mean(bounds)),
+        method="SLSQP",
+        jac=lambda y: y - target,
+        bounds=bounds,
+        options=dict(maxiter=500, ftol=1e-14),
+        constraints=[dict(type="eq", fun=lambda y: rows.numpy() @ y - wanted.numpy(), jac=lambda y: rows.numpy())],
+    )
     assume(best.success)
     return best
 
 
-networks = st.builds(network, seed=st.integers(0, 10**6), width=st.integers(1, 6), window=st.sampled_from([1, 3, 4]),
-                     stride=st.integers(1, 3), pool=st.booleans(), outputs=st.integers(1, 12),
-                     activation=st.sampled_from([nn.ReLU, nn.GELU, lambda: nn.ReLU(inplace=True)]))
+networks = st.builds(
+    network,
+    seed=st.integers(0, 10**6),
+    width=st.integers(1, 6),
+    window=st.sampled_from([1, 3, 4]),
+    stride=st.integers(1, 3),
+    pool=st.booleans(),
+    outputs=st.integers(1, 12),
+    activation=st.sampled_from([nn.ReLU, nn.GELU, lambda: nn.ReLU(inplace=True)]),
+)
 few = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -139,7 +151,7 @@ def test_without_forming_the_jacobian_the_tangent_and_the_landing_are_the_same(m
     model, image, direction = network(), picture(0), torch.randn(3, SIDE, SIDE, dtype=torch.float64)
     level = LevelSet(model, "logits", image)
     formed = level.tangent(direction)
-    start = (0.9 * image + 0.1 * picture(1))
+    start = 0.9 * image + 0.1 * picture(1)
     monkeypatch.setattr(levelsets, "_DENSE", 0)
     torch.testing.assert_close(level.tangent(direction), formed, atol=1e-10, rtol=0)
     assert level.change(level.land(start)) <= 1e-13

@@ -20,15 +20,29 @@ from collide_utils.search import NullSpaceSearch
 
 SIZE = 84  # the shipped networks take any size, and this one is a seventh of the work
 PHOTOGRAPHS = ["chelsea", "coffee", "flower"]
-PLACES = [("conv1", "input"), ("conv1", "output"), ("bn1", "input"), ("layer1.bn2", "output"),
-          ("layer2.conv2", "output"), ("layer2", "input"), ("layer3", "output")]
+PLACES = [
+    ("conv1", "input"),
+    ("conv1", "output"),
+    ("bn1", "input"),
+    ("layer1.bn2", "output"),
+    ("layer2.conv2", "output"),
+    ("layer2", "input"),
+    ("layer3", "output"),
+]
 
 
 def small(name):
     model = models.load(name, dtype=torch.float64)
     search = NullSpaceSearch(model, (3, SIZE, SIZE))
-    return model, search, [(search.repeat(3), 2048), (search.random(torch.Generator().manual_seed(1)), 2048),
-                           (search.random(torch.Generator().manual_seed(2)), 8192)]
+    return (
+        model,
+        search,
+        [
+            (search.repeat(3), 2048),
+            (search.random(torch.Generator().manual_seed(1)), 2048),
+            (search.random(torch.Generator().manual_seed(2)), 8192),
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +95,12 @@ def test_every_row_is_as_the_theory_says_on_a_vision_transformer():
 def test_the_theory_in_words(network, x, y):
     theory = {row[:3]: row.theory for row in maps.compare_maps(network, x, y, ["normalize", "conv1", "layer1"])}
     for method in ("activation", "grad_cam", "gradient_x_activation", "guided_grad_cam"):
-        same = {(layer, side) for layer in ("normalize", "conv1", "layer1") for side in ("input", "output")
-                if theory[method, layer, side] == maps.EQUAL}
+        same = {
+            (layer, side)
+            for layer in ("normalize", "conv1", "layer1")
+            for side in ("input", "output")
+            if theory[method, layer, side] == maps.EQUAL
+        }
         assert same == {("conv1", "output"), ("layer1", "input"), ("layer1", "output")}
     for method in ("saliency", "guided_backprop", "smoothgrad", "occlusion_28"):
         assert theory[method, None, None] == maps.EQUAL
@@ -107,8 +125,12 @@ def test_by_default_every_layer_that_has_rows_and_columns(network, x, y):
 
 
 def test_a_layer_that_holds_the_colliding_one():
-    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.ReLU()), nn.Conv2d(4, 3, 1),
-                          nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.ReLU()),
+        nn.Conv2d(4, 3, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).double()
     search = NullSpaceSearch(model, (3, 8, 8))
     x = torch.rand(3, 8, 8, dtype=torch.float64)
     rows = maps.compare_maps(model, x, search.collide(x, search.random(), 512), ["0", "0.1"], ["activation"])
@@ -146,8 +168,16 @@ class Block(nn.Module):
 
 def deep(nonlinear, pool):
     """A stem that does not collide by itself, what stands behind it, and a block with a skip connection."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nonlinear, nn.Conv2d(4, 4, 1), nn.Tanh(), pool, Block(),
-                          nn.Flatten(), nn.LazyLinear(3)).double()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nonlinear,
+        nn.Conv2d(4, 4, 1),
+        nn.Tanh(),
+        pool,
+        Block(),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    ).double()
     x = torch.rand(3, 8, 8, dtype=torch.float64)
     model(x[None])
     return model, x
@@ -255,10 +285,15 @@ def test_a_network_that_normalises_in_place_has_the_maps_of_one_that_does_not():
     kept = image.clone()
     for in_place in (False, True):
         torch.manual_seed(0)
-        model = nn.Sequential(Normalise(in_place), nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Flatten(),
-                              nn.Linear(16, 3))
-        found.append([maps.compute(name, model, image, "1" if method.at == "layer" else None, target=1)
-                      for name, method in maps.METHODS.items()])
+        model = nn.Sequential(
+            Normalise(in_place), nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        )
+        found.append(
+            [
+                maps.compute(name, model, image, "1" if method.at == "layer" else None, target=1)
+                for name, method in maps.METHODS.items()
+            ]
+        )
     assert torch.equal(image, kept)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
@@ -289,8 +324,9 @@ def test_a_model_that_returns_more_than_logits_is_explained_by_an_output_functio
         maps.compute("grad_cam", Dictionary(*layers), x, "0")
 
 
-geometries = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.integers(5, 24),
-                       st.integers(1, 8))
+geometries = st.tuples(
+    st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.integers(5, 24), st.integers(1, 8)
+)
 
 
 @given(geometries)
@@ -312,12 +348,18 @@ def split(model, image, layer, side):
     """The tensor at a place, and the logits as a function of it: an independent way to read and replace it."""
     module, kept = model.get_submodule(layer), []
     pre, post = module.register_forward_pre_hook, module.register_forward_hook
-    with (pre(lambda _, args: kept.append(args[0].clone())) if side == "input" else
-          post(lambda _, args, out: kept.append(out.clone()))), torch.no_grad():
+    with (
+        (
+            pre(lambda _, args: kept.append(args[0].clone()))
+            if side == "input"
+            else post(lambda _, args, out: kept.append(out.clone()))
+        ),
+        torch.no_grad(),
+    ):
         model(image[None])
 
     def rest(tensor):
-        with (pre(lambda _, args: tensor.clone()) if side == "input" else post(lambda _, args, out: tensor.clone())):
+        with pre(lambda _, args: tensor.clone()) if side == "input" else post(lambda _, args, out: tensor.clone()):
             return model(image[None])
 
     return kept[0], rest
@@ -327,7 +369,7 @@ def grad_cam(model, image, layer, side):
     tensor, rest = split(model, image, layer, side)
     tensor.requires_grad_()
     logits = rest(tensor)
-    gradient, = torch.autograd.grad(logits[0, logits.argmax()], tensor)
+    (gradient,) = torch.autograd.grad(logits[0, logits.argmax()], tensor)
     weights = gradient.mean((2, 3), keepdim=True)
     return (weights * tensor).sum(1)[0].relu().detach(), (gradient * tensor).sum(1)[0].detach()
 
@@ -353,16 +395,17 @@ def ablation(tensor, rest):
         for i in range(0, tensor.shape[2], size):
             for j in range(0, tensor.shape[3], size):
                 blanked = tensor.clone()
-                blanked[:, :, i:i + size, j:j + size] = 0
-                expected[i:i + size, j:j + size] = logits[target] - rest(blanked)[0, target]
+                blanked[:, :, i : i + size, j : j + size] = 0
+                expected[i : i + size, j : j + size] = logits[target] - rest(blanked)[0, target]
     return expected
 
 
 @pytest.mark.parametrize("layer, side", [("2", "output"), ("2", "input"), ("3", "output"), ("3", "input")])
 def test_ablation_runs_a_module_again_that_runs_on_both_sides_of_the_layer(layer, side):
     shared = nn.Conv2d(2, 2, 3, padding=1)
-    model = nn.Sequential(shared, nn.Tanh(), nn.Sigmoid(), nn.Conv2d(2, 2, 1), shared, nn.Flatten(),
-                          nn.Linear(128, 3)).double()
+    model = nn.Sequential(
+        shared, nn.Tanh(), nn.Sigmoid(), nn.Conv2d(2, 2, 1), shared, nn.Flatten(), nn.Linear(128, 3)
+    ).double()
     x = torch.rand(2, 8, 8, dtype=torch.float64)
     expected = ablation(*split(model, x, layer, side))
     torch.testing.assert_close(maps.compute("ablation", model, x, layer, side=side), expected)
@@ -371,15 +414,16 @@ def test_ablation_runs_a_module_again_that_runs_on_both_sides_of_the_layer(layer
 def test_maps_at_the_image_equal_their_formulas(network, x):
     image = x.clone().requires_grad_()
     logits = network(image[None])[0]
-    gradient, = torch.autograd.grad(logits[2], image)
+    (gradient,) = torch.autograd.grad(logits[2], image)
     torch.testing.assert_close(maps.compute("saliency", network, x, target=2), gradient.abs().amax(0))
     torch.testing.assert_close(maps.compute("input_x_gradient", network, x, target=2), (gradient * x).sum(0))
     average = torch.zeros_like(x)
     for node, weight in zip(*np.polynomial.legendre.leggauss(32), strict=True):
         point = ((node + 1) / 2 * x).requires_grad_()
         average += weight / 2 * torch.autograd.grad(network(point[None])[0, 2], point)[0]
-    torch.testing.assert_close(maps.compute("integrated_gradients", network, x, target=2), (average * x).sum(0),
-                               rtol=1e-5, atol=1e-7)  # Captum rounds the weights to float32
+    torch.testing.assert_close(
+        maps.compute("integrated_gradients", network, x, target=2), (average * x).sum(0), rtol=1e-5, atol=1e-7
+    )  # Captum rounds the weights to float32
     blanked = x.clone()
     blanked[:, 28:56, 56:] = 0
     effect = (logits[2] - network(blanked[None])[0, 2]).detach()
@@ -388,8 +432,9 @@ def test_maps_at_the_image_equal_their_formulas(network, x):
 
 
 def test_guided_backpropagation_lets_only_positive_gradients_through_a_relu():
-    model = nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 1), nn.Flatten(),
-                          nn.Linear(4, 2)).double()
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 1), nn.Flatten(), nn.Linear(4, 2)
+    ).double()
     x = torch.rand(1, 2, 2, dtype=torch.float64)
     with torch.no_grad():
         first, second = model[0].weight[:, 0, 0, 0], model[2].weight[0, :, 0, 0]
@@ -406,8 +451,18 @@ def test_smoothgrad_draws_the_same_noise_each_time_and_leaves_the_generator_alon
 
 
 def state(model):
-    return [(name, type(module), module.training, getattr(module, "inplace", None), len(module._forward_hooks),
-             len(module._forward_pre_hooks), len(module._backward_hooks)) for name, module in model.named_modules()]
+    return [
+        (
+            name,
+            type(module),
+            module.training,
+            getattr(module, "inplace", None),
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            len(module._backward_hooks),
+        )
+        for name, module in model.named_modules()
+    ]
 
 
 @pytest.mark.parametrize("method", maps.METHODS)
@@ -431,12 +486,19 @@ def test_operations_in_place_change_no_map(method):
     found = []
     for inplace in (False, True):
         torch.manual_seed(1)
-        model = nn.Sequential(nn.ReLU(inplace), nn.Conv2d(1, 3, 2), nn.ReLU(inplace), nn.Conv2d(3, 3, 2), nn.Flatten(),
-                              nn.Linear(108, 2)).double()
+        model = nn.Sequential(
+            nn.ReLU(inplace), nn.Conv2d(1, 3, 2), nn.ReLU(inplace), nn.Conv2d(3, 3, 2), nn.Flatten(), nn.Linear(108, 2)
+        ).double()
         image = torch.randn(1, 8, 8, dtype=torch.float64)
         places = [("0", "input"), ("1", "output"), ("2", "input")]
-        found.append(torch.stack([maps.compute(method, model, image, layer, 0, side)[:6, :6] for layer, side in (
-            places if maps.METHODS[method].at == "layer" else [(None, "output")])]))
+        found.append(
+            torch.stack(
+                [
+                    maps.compute(method, model, image, layer, 0, side)[:6, :6]
+                    for layer, side in (places if maps.METHODS[method].at == "layer" else [(None, "output")])
+                ]
+            )
+        )
     assert torch.equal(*found) and found[0].norm() > 0
 
 
@@ -476,32 +538,42 @@ def test_no_hook_outlives_a_failure_within_a_method():
     assert alive() == before
 
 
-@pytest.mark.parametrize("method, changes, error, text", [
-    ("gradcam", {}, ValueError, "no method called 'gradcam'; near matches: grad_cam"),
-    ("grad_cam", {"layer": None}, ValueError, "grad_cam is a map of a layer: name one"),
-    ("saliency", {}, ValueError, "saliency is a map of the image.*'layer1'"),
-    ("grad_cam", {"layer": "layer1.conv3"}, ValueError, r"no layer 'layer1.conv3'; near matches: layer1.conv"),
-    ("grad_cam", {"layer": "fc"}, ValueError, r"the output of layer 'fc' has shape \(1, 22\): it has no rows"),
-    ("grad_cam", {"layer": "flatten"}, ValueError, r"output of layer 'flatten' has shape \(1, 256\)"),
-    ("grad_cam", {"layer": "layer1.relu"}, ValueError, "'layer1.relu' is called 2 times"),
-    ("grad_cam", {"side": "both"}, ValueError, "side must be 'input' or 'output', not 'both'"),
-    ("grad_cam", {"target": 22}, ValueError, "no class 22; there are 22, numbered from 0"),
-    ("grad_cam", {"target": -1}, ValueError, "no class -1"),
-    ("grad_cam", {"target": 1.5}, TypeError, "float"),
-    ("grad_cam", {"image": torch.rand(1, 3, 56, 56)}, ValueError, r"must have shape \(C, H, W\), not \(1, 3, 56, 56\)"),
-    ("grad_cam", {"image": torch.full((3, 56, 56), math.nan)}, ValueError, "NaN"),
-    ("grad_cam", {"image": torch.ones(3, 56, 56, dtype=torch.uint8)}, TypeError, "uint8"),
-    ("grad_cam", {"image": [[0.5]]}, TypeError, "list"),
-])
+@pytest.mark.parametrize(
+    "method, changes, error, text",
+    [
+        ("gradcam", {}, ValueError, "no method called 'gradcam'; near matches: grad_cam"),
+        ("grad_cam", {"layer": None}, ValueError, "grad_cam is a map of a layer: name one"),
+        ("saliency", {}, ValueError, "saliency is a map of the image.*'layer1'"),
+        ("grad_cam", {"layer": "layer1.conv3"}, ValueError, r"no layer 'layer1.conv3'; near matches: layer1.conv"),
+        ("grad_cam", {"layer": "fc"}, ValueError, r"the output of layer 'fc' has shape \(1, 22\): it has no rows"),
+        ("grad_cam", {"layer": "flatten"}, ValueError, r"output of layer 'flatten' has shape \(1, 256\)"),
+        ("grad_cam", {"layer": "layer1.relu"}, ValueError, "'layer1.relu' is called 2 times"),
+        ("grad_cam", {"side": "both"}, ValueError, "side must be 'input' or 'output', not 'both'"),
+        ("grad_cam", {"target": 22}, ValueError, "no class 22; there are 22, numbered from 0"),
+        ("grad_cam", {"target": -1}, ValueError, "no class -1"),
+        ("grad_cam", {"target": 1.5}, TypeError, "float"),
+        (
+            "grad_cam",
+            {"image": torch.rand(1, 3, 56, 56)},
+            ValueError,
+            r"must have shape \(C, H, W\), not \(1, 3, 56, 56\)",
+        ),
+        ("grad_cam", {"image": torch.full((3, 56, 56), math.nan)}, ValueError, "NaN"),
+        ("grad_cam", {"image": torch.ones(3, 56, 56, dtype=torch.uint8)}, TypeError, "uint8"),
+        ("grad_cam", {"image": [[0.5]]}, TypeError, "list"),
+    ],
+)
 def test_bad_arguments_are_named(method, changes, error, text, network, x):
     with pytest.raises(error, match=text):
         maps.compute(method, network, **{"image": x, "layer": "layer1"} | changes)
 
 
 def test_bad_arguments_are_named_before_the_table_is_begun(network, x, y):
-    for layers, names, text in ((["layer1", "fc"], ["grad_cam"], "layer 'fc' has shape"),
-                                (["layer4"], ["grad_cam"], "no layer 'layer4'"),
-                                (["layer1"], ["activation", "gradcam"], "no method called 'gradcam'")):
+    for layers, names, text in (
+        (["layer1", "fc"], ["grad_cam"], "layer 'fc' has shape"),
+        (["layer4"], ["grad_cam"], "no layer 'layer4'"),
+        (["layer1"], ["activation", "gradcam"], "no method called 'gradcam'"),
+    ):
         with pytest.raises(ValueError, match=text):
             maps.compare_maps(network, x, y, layers, names)
     with pytest.raises(ValueError, match="differ in shape"):

@@ -26,9 +26,13 @@ def accuracies():
 
 
 def test_the_card_has_the_accuracies_of_the_file():
-    text = CARD[CARD.index("| network | held-out accuracy"):].split("\n\n")[0].splitlines()[2:]
-    assert text == [f"| `{name}` | " + " | ".join(f"{100 * accuracies()[name][key]:.1f} %" for key in (
-        "held_out", "mean_of_classes", "robust")) + " |" for name in NAMES]
+    text = CARD[CARD.index("| network | held-out accuracy") :].split("\n\n")[0].splitlines()[2:]
+    assert text == [
+        f"| `{name}` | "
+        + " | ".join(f"{100 * accuracies()[name][key]:.1f} %" for key in ("held_out", "mean_of_classes", "robust"))
+        + " |"
+        for name in NAMES
+    ]
 
 
 def test_accuracies_are_those_that_the_course_promises():
@@ -47,8 +51,12 @@ def test_the_accuracies_come_out_of_the_weights_again(name):
     spec = importlib.util.spec_from_file_location("train_models", _data.FOLDER / "train_models.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    files, labels = script.read_split(_data.FOLDER / "models" / "split.csv", "held-out",
-                                      SHARED / "caltech101" / "101_ObjectCategories", SHARED / "cats")
+    files, labels = script.read_split(
+        _data.FOLDER / "models" / "split.csv",
+        "held-out",
+        SHARED / "caltech101" / "101_ObjectCategories",
+        SHARED / "cats",
+    )
     pixels = torch.stack([(images.from_file(file) * 255).round().byte() for file in files])
     model, row = models.load(name), accuracies()[name]
     assert row["images"] == len(files)
@@ -93,9 +101,11 @@ def test_the_training_record_ends_with_what_ships(name):
     model, record = models.load(name), models.training_record(name)
     assert [row["epoch"] for row in record] == list(range(1, len(record) + 1))
     last, head = record[-1], model.fc.weight.detach().double()
-    measured = dict({f"head_s{k}": float(s) for k, s in enumerate(torch.linalg.svdvals(head).flip(0)[:3], start=1)},
-                    averaged_ones=float(head.sum(0).norm() / len(head) ** 0.5),
-                    stem_s_min=float(torch.linalg.svdvals(symbol(model.conv1, 32 * model.conv1.stride[0])).min()))
+    measured = dict(
+        {f"head_s{k}": float(s) for k, s in enumerate(torch.linalg.svdvals(head).flip(0)[:3], start=1)},
+        averaged_ones=float(head.sum(0).norm() / len(head) ** 0.5),
+        stem_s_min=float(torch.linalg.svdvals(symbol(model.conv1, 32 * model.conv1.stride[0])).min()),
+    )
     if name != "patchnet-b":  # whose record counts 25 more photographs
         measured["held_out"] = accuracies()[name]["held_out"]
     assert {key: last[key] for key in measured} == pytest.approx(measured, rel=1e-4)

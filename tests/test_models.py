@@ -31,8 +31,10 @@ def test_shipped_networks_are_what_the_course_says(name):
 
 
 def test_patchnet_and_stridenet_share_their_body():
-    shapes = [{key: value.shape for key, value in models.load(name).state_dict().items()}
-              for name in ("patchnet", "stridenet")]
+    shapes = [
+        {key: value.shape for key, value in models.load(name).state_dict().items()}
+        for name in ("patchnet", "stridenet")
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -152,16 +154,25 @@ def test_saved_networks_come_back(tmp_path):
 
 def test_damaged_and_hostile_files_are_refused(tmp_path):
     whole = (FOLDER / "patchnet.safetensors").read_bytes()
-    cases = {"truncated": whole[: len(whole) // 2], "empty": b"", "no header": whole[8:],
-             "pickle": pickle.dumps(Hostile(str(tmp_path / "ran")))}
+    cases = {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "no header": whole[8:],
+        "pickle": pickle.dumps(Hostile(str(tmp_path / "ran"))),
+    }
     for name, content in cases.items():
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.safetensors: not a whole checkpoint"):
             checkpoints.load_checkpoint(path)
     assert not (tmp_path / "ran").exists()
-    for metadata in ({"stem": "patch"}, {"stem": "patch", "categories": "null"}, {"stem": "patch", "categories": "["},
-                     {"stem": "other", "categories": '["a"]'}, {"architecture": "other"}):
+    for metadata in (
+        {"stem": "patch"},
+        {"stem": "patch", "categories": "null"},
+        {"stem": "patch", "categories": "["},
+        {"stem": "other", "categories": '["a"]'},
+        {"architecture": "other"},
+    ):
         save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors", metadata)
         with pytest.raises(ValueError, match="other.safetensors: not a whole file of one of our networks"):
             checkpoints.load_checkpoint(tmp_path / "other.safetensors")
@@ -201,8 +212,10 @@ def test_pretrained_networks_draw_no_random_numbers_and_random_ones_do(tmp_path,
         torch.set_default_dtype(before)
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(found.network.fc.weight, source.fc.weight)
-    assert torch.equal(models.load("shufflenet_v2_x0_5", torch.float64).normalize.mean.flatten(),
-                       torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64))
+    assert torch.equal(
+        models.load("shufflenet_v2_x0_5", torch.float64).normalize.mean.flatten(),
+        torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64),
+    )
     twice = [models.load("shufflenet_v2_x0_5", weights=None).network.fc.weight for _ in range(2)]
     assert not torch.equal(*twice)
 
@@ -239,8 +252,15 @@ def network(name="shufflenet_v2_x0_5", **options):
 def robustness_file(path, source, **changes):
     state = {f"module.{key}": value for key, value in source.state_dict().items()} | changes
     assert any(key.startswith("module.attacker.model.") for key in state)
-    torch.save({"model": {key: value for key, value in state.items() if value is not None}, "epoch": 89,
-                "optimizer": {"state": {}, "lr": 0.1}, "nat_prec1": 60.0}, path)
+    torch.save(
+        {
+            "model": {key: value for key, value in state.items() if value is not None},
+            "epoch": 89,
+            "optimizer": {"state": {}, "lr": 0.1},
+            "nat_prec1": 60.0,
+        },
+        path,
+    )
 
 
 def test_a_robustness_checkpoint_predicts_as_its_source(tmp_path):
@@ -270,12 +290,20 @@ def prefixed(prefix):
     return lambda state: {prefix + key: value for key, value in state.items()}
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: state, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state},
-    lambda state: {"net": prefixed("module.")(state)}, lambda state: {"model_state_dict": state},
-    *map(prefixed, ("module.", "_orig_mod.", "model.", "backbone.", "net.", "module._orig_mod.", "model.backbone.")),
-    lambda state: {key: value for key, value in state.items() if "num_batches_tracked" not in key},
-])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state},
+        lambda state: {"net": prefixed("module.")(state)},
+        lambda state: {"model_state_dict": state},
+        *map(
+            prefixed, ("module.", "_orig_mod.", "model.", "backbone.", "net.", "module._orig_mod.", "model.backbone.")
+        ),
+        lambda state: {key: value for key, value in state.items() if "num_batches_tracked" not in key},
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap, dtype):
     source = network().to(dtype)
@@ -290,8 +318,10 @@ def test_state_dicts_are_read_however_they_are_wrapped(tmp_path, wrap, dtype):
 
 def test_torchvisions_own_densenet_files_are_read(tmp_path):
     source = network("densenet121")
-    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value
-             for key, value in source.state_dict().items()}
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value
+        for key, value in source.state_dict().items()
+    }
     assert "features.denseblock1.denselayer1.norm.1.weight" in state
     torch.save(state, tmp_path / "densenet121-a639ec97.pth")
     model = checkpoints.load_checkpoint(tmp_path / "densenet121-a639ec97.pth")
@@ -318,8 +348,11 @@ def test_a_wrong_architecture_gets_the_keys_that_differ(tmp_path):
     torch.save(network().state_dict(), path)
     with pytest.raises(ValueError, match="mine.pt: not a shufflenet_v2_x1_0") as caught:
         checkpoints.load_checkpoint(path, "shufflenet_v2_x1_0")
-    assert re.search(r"\d+ keys of another shape: .*stage2.0.branch1.2.weight \(24, 24, 1, 1\) instead of "
-                     r"\(58, 24, 1, 1\), .*…", str(caught.value))
+    assert re.search(
+        r"\d+ keys of another shape: .*stage2.0.branch1.2.weight \(24, 24, 1, 1\) instead of "
+        r"\(58, 24, 1, 1\), .*…",
+        str(caught.value),
+    )
     torch.save({"conv1.0.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="1 keys not in resnet18: conv1.0.weight") as caught:
         checkpoints.load_checkpoint(path, "resnet18")
@@ -341,8 +374,9 @@ class Payload:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path, legacy):
     path, ran = tmp_path / "resnet18.pt", tmp_path / "ran"
-    torch.save({"model": {"weight": torch.ones(2)}, "args": Payload(ran)}, path,
-               _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        {"model": {"weight": torch.ones(2)}, "args": Payload(ran)}, path, _use_new_zipfile_serialization=not legacy
+    )
     with pytest.raises(ValueError, match="refused, because loading it would run code: it holds a getattr") as caught:
         checkpoints.load_checkpoint(path)
     assert "weights_only" not in whole_message(caught.value)
@@ -380,10 +414,16 @@ def test_scripted_quantised_and_whole_number_networks_are_named(tmp_path):
         quantised = torch.ao.quantization.quantize_dynamic(small, {nn.Linear})
     torch.save(quantised.state_dict(), tmp_path / "quantised.pt")
     torch.save({"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, tmp_path / "quantised_too.pt")
-    torch.save({key: value.to(torch.int8) for key, value in network("squeezenet1_1").state_dict().items()},
-               tmp_path / "whole.pt")
-    for name, words in (("scripted", "a scripted network"), ("quantised", "a quantised network"),
-                        ("quantised_too", "a quantised network"), ("whole", "features.0.weight is torch.int8")):
+    torch.save(
+        {key: value.to(torch.int8) for key, value in network("squeezenet1_1").state_dict().items()},
+        tmp_path / "whole.pt",
+    )
+    for name, words in (
+        ("scripted", "a scripted network"),
+        ("quantised", "a quantised network"),
+        ("quantised_too", "a quantised network"),
+        ("whole", "features.0.weight is torch.int8"),
+    ):
         with pytest.raises(ValueError, match=f"{name}.pt: {words}") as caught:
             checkpoints.load_checkpoint(tmp_path / f"{name}.pt", "squeezenet1_1")
         assert "weights_only" not in whole_message(caught.value)

@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collide_utils import nullspace
-from collide_utils.nullspace import (
-    default_rtol,
-    matrix_rank,
-    null_space,
-    nullity,
-    principal_angles,
-    shared_null_space,
-)
+from collide_utils.nullspace import default_rtol, matrix_rank, null_space, nullity, principal_angles, shared_null_space
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -160,7 +153,7 @@ def test_a_large_matrix_is_summed_over_all_of_its_chunks(tall, groups, monkeypat
     monkeypatch.setattr(torch.linalg, "svdvals", None)
     matrix = torch.zeros(groups, 9, 17)
     for part in range(4):
-        matrix[:, 2 * part:2 * part + 2, 4 * part:4 * part + 4] = torch.randn(groups, 2, 4)
+        matrix[:, 2 * part : 2 * part + 2, 4 * part : 4 * part + 4] = torch.randn(groups, 2, 4)
     assert matrix_rank(matrix.mT if tall else matrix) == groups * 8
     torch.testing.assert_close(torch.from_numpy(nullspace._gram(matrix, 2.0)), (matrix @ matrix.mT / 4).double())
     generic = torch.randn(groups, 9, 17)
@@ -177,16 +170,19 @@ def test_basis_is_float64_whatever_comes_in():
     assert null_space(torch.randn(3, 5)).dtype == torch.float64
 
 
-@pytest.mark.parametrize(("matrix", "error", "text"), [
-    (np.ones((2, 2)), TypeError, "ndarray"),
-    (torch.ones(2, 2, dtype=torch.int64), TypeError, "int64"),
-    (torch.ones(2, 2, dtype=torch.complex64), TypeError, "complex64"),
-    (torch.ones(2, 2).to(torch.float8_e4m3fn), TypeError, "float64, .* not a torch.float8_e4m3fn tensor"),
-    (torch.ones(3), ValueError, r"\(3,\)"),
-    (torch.ones(2, 2, 2, 2), ValueError, r"\(2, 2, 2, 2\)"),
-    (torch.ones(0, 3), ValueError, r"\(0, 3\)"),
-    (torch.tensor([[1.0, float("nan")]]), ValueError, "NaN"),
-])
+@pytest.mark.parametrize(
+    ("matrix", "error", "text"),
+    [
+        (np.ones((2, 2)), TypeError, "ndarray"),
+        (torch.ones(2, 2, dtype=torch.int64), TypeError, "int64"),
+        (torch.ones(2, 2, dtype=torch.complex64), TypeError, "complex64"),
+        (torch.ones(2, 2).to(torch.float8_e4m3fn), TypeError, "float64, .* not a torch.float8_e4m3fn tensor"),
+        (torch.ones(3), ValueError, r"\(3,\)"),
+        (torch.ones(2, 2, 2, 2), ValueError, r"\(2, 2, 2, 2\)"),
+        (torch.ones(0, 3), ValueError, r"\(0, 3\)"),
+        (torch.tensor([[1.0, float("nan")]]), ValueError, "NaN"),
+    ],
+)
 def test_bad_matrices_are_named(matrix, error, text):
     for function in (matrix_rank, null_space, shared_null_space, lambda m: principal_angles(m, m)):
         with pytest.raises(error, match=text):
@@ -209,8 +205,10 @@ def planted(draw, most=4):
     ranks = draw(st.lists(st.integers(1, columns - shared), min_size=1, max_size=most))
     ranks.append(max(1, columns - shared - sum(ranks)))
     scales = draw(st.lists(st.integers(-12, 12), min_size=len(ranks), max_size=len(ranks)))
-    matrices = [10.0**scale * rng.normal(size=(rank, columns - shared)) @ frame[:, shared:].T
-                for rank, scale in zip(ranks, scales, strict=True)]
+    matrices = [
+        10.0**scale * rng.normal(size=(rank, columns - shared)) @ frame[:, shared:].T
+        for rank, scale in zip(ranks, scales, strict=True)
+    ]
     return [torch.from_numpy(matrix) for matrix in matrices], frame[:, :shared]
 
 
@@ -231,7 +229,7 @@ def test_shared_null_space_is_the_planted_subspace_and_scipys_of_the_stack(case)
 @given(planted(), st.randoms(use_true_random=False))
 def test_shared_null_space_knows_no_order_and_no_scale(case, random):
     matrices, _ = case
-    other = [matrix * 2.0**random.randint(-30, 30) for matrix in random.sample(matrices, len(matrices))]
+    other = [matrix * 2.0 ** random.randint(-30, 30) for matrix in random.sample(matrices, len(matrices))]
     first, second = (shared_null_space(*some, rtol=1e-9) for some in (matrices, other))
     torch.testing.assert_close(first @ first.T, second @ second.T, atol=1e-6, rtol=0)
 
@@ -275,10 +273,10 @@ def test_matrices_that_do_not_fit_are_named_by_their_shapes():
 @given(seeds, st.integers(1, 6), st.integers(1, 6), st.lists(st.floats(-8, 0), min_size=6, max_size=6))
 def test_principal_angles_are_the_planted_ones_however_small(seed, p, q, logarithms):
     rng = np.random.default_rng(seed)
-    angles = np.sort(np.pi / 2 * 10.0 ** np.array(logarithms[:min(p, q)]))
+    angles = np.sort(np.pi / 2 * 10.0 ** np.array(logarithms[: min(p, q)]))
     near, far, rest = np.split(np.linalg.qr(rng.normal(size=(18, 18)))[0], 3, axis=1)
-    turned = near[:, :len(angles)] * np.cos(angles) + far[:, :len(angles)] * np.sin(angles)
-    b = np.concatenate([turned, rest[:, :q - len(angles)]], axis=1)
+    turned = near[:, : len(angles)] * np.cos(angles) + far[:, : len(angles)] * np.sin(angles)
+    b = np.concatenate([turned, rest[:, : q - len(angles)]], axis=1)
     a, b = (basis @ np.linalg.qr(rng.normal(size=2 * basis.shape[1:]))[0] for basis in (near[:, :p], b))
     found = principal_angles(torch.from_numpy(a), torch.from_numpy(b))
     np.testing.assert_allclose(found, angles, rtol=1e-6, atol=1e-14)
@@ -292,7 +290,7 @@ def test_principal_angles_are_scipys(seed, rows, p, q):
     angles = principal_angles(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     assert len(angles) == min(p, q, rows) and (np.diff(angles) >= 0).all()
     np.testing.assert_allclose(angles, np.sort(scipy.linalg.subspace_angles(a, b)), atol=5e-8)
-    np.testing.assert_allclose(np.sum(np.cos(angles)**2), np.sum((a.T @ b)**2), atol=1e-12)
+    np.testing.assert_allclose(np.sum(np.cos(angles) ** 2), np.sum((a.T @ b) ** 2), atol=1e-12)
 
 
 @settings(deadline=None)

@@ -45,16 +45,26 @@ def photograph():
 def parts(panel):
     row, slider, picture, text = panel.children
     names = {one.description: one for one in row.children}
-    controls = {key: next(one for name, one in names.items() if name.startswith(start)) for key, start in dict(
-        network="network", photograph="photograph", upload="Upload", recipe="recipe", vector="vector", seed="seed",
-        valid="stay").items()}
+    controls = {
+        key: next(one for name, one in names.items() if name.startswith(start))
+        for key, start in dict(
+            network="network",
+            photograph="photograph",
+            upload="Upload",
+            recipe="recipe",
+            vector="vector",
+            seed="seed",
+            valid="stay",
+        ).items()
+    }
     return SimpleNamespace(**controls, play=slider.children[0], beta=slider.children[1], picture=picture, text=text)
 
 
 def upload(part, name, content):
     """What ipywidgets does when a reader has picked a file."""
-    part.upload.set_state({"value": [dict(name=name, content=memoryview(content), size=len(content), type="",
-                                          last_modified=0)]})
+    part.upload.set_state(
+        {"value": [dict(name=name, content=memoryview(content), size=len(content), type="", last_modified=0)]}
+    )
 
 
 def a_file(format, size=(300, 200), **options):
@@ -76,9 +86,16 @@ def test_every_control_changes_the_bytes_of_the_one_picture(photograph):
     panel = panels.beta_panel(["patchnet", "stridenet"], ["chelsea", "coffee"])
     part = parts(panel)
     seen = [part.picture.value]
-    for control, value in ((part.beta, 64), (part.seed, 3), (part.recipe, "repeat"), (part.vector, 5),
-                           (part.recipe, "pattern"), (part.photograph, "coffee"), (part.valid, True),
-                           (part.network, "stridenet")):
+    for control, value in (
+        (part.beta, 64),
+        (part.seed, 3),
+        (part.recipe, "repeat"),
+        (part.vector, 5),
+        (part.recipe, "pattern"),
+        (part.photograph, "coffee"),
+        (part.valid, True),
+        (part.network, "stridenet"),
+    ):
         control.value = value
         seen.append(part.picture.value)
     part.play.value = 9
@@ -109,8 +126,8 @@ def test_the_sum_is_drawn_clipped_and_what_the_network_sees_is_that_of_the_photo
     y = search.collide(photograph, search.random(torch.Generator().manual_seed(0)), 8192)
     drawn = np.asarray(Image.open(io.BytesIO(part.picture.value)))
     below, right = 224 + canvas._WORDS, 224 + canvas._GAP
-    assert np.array_equal(drawn[below:below + 224, :224], canvas.pixels(y))
-    difference = drawn[below:below + 224, right:right + 224].astype(int) - canvas.pixels(search.seen(photograph))
+    assert np.array_equal(drawn[below : below + 224, :224], canvas.pixels(y))
+    difference = drawn[below : below + 224, right : right + 224].astype(int) - canvas.pixels(search.seen(photograph))
     assert abs(difference).max() <= 1
 
 
@@ -129,8 +146,12 @@ def test_an_uploaded_picture_is_drawn_upright(small, photograph, format):
 def test_what_is_no_picture_is_refused_and_the_picture_stays(small, photograph, monkeypatch):
     part = parts(panels.beta_panel(small, photograph))
     before, good = part.picture.value, a_file("PNG")
-    for name, content in (("notes.txt", b"not a picture"), ("cut.png", good[:len(good) // 2]), ("a.gif", a_file("GIF")),
-                          ("empty.jpg", b"")):
+    for name, content in (
+        ("notes.txt", b"not a picture"),
+        ("cut.png", good[: len(good) // 2]),
+        ("a.gif", a_file("GIF")),
+        ("empty.jpg", b""),
+    ):
         upload(part, name, content)
         assert f"Not loaded: {name} is not a JPEG, PNG or WebP" in part.text.value and part.picture.value == before
         assert part.photograph.options == ("photograph 1",)
@@ -148,15 +169,29 @@ def test_a_bad_beta_is_named(beta, small, photograph):
 
 def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
     full = nn.Sequential(nn.Conv2d(3, 48, 4, stride=4), nn.ReLU())
-    part = parts(panels.beta_panel({"good": small, "full": full, "none": nn.Sequential(nn.ReLU()), "gone": "patchnot"},
-                             {"good": photograph, "grey": photograph[:1], "bright": photograph + 1, "holes":
-                              photograph / 0, "bytes": (255 * photograph).byte(), "array": photograph.numpy()}))
+    part = parts(
+        panels.beta_panel(
+            {"good": small, "full": full, "none": nn.Sequential(nn.ReLU()), "gone": "patchnot"},
+            {
+                "good": photograph,
+                "grey": photograph[:1],
+                "bright": photograph + 1,
+                "holes": photograph / 0,
+                "bytes": (255 * photograph).byte(),
+                "array": photograph.numpy(),
+            },
+        )
+    )
     before = part.picture.value
     for control, value, said in (
-            (part.network, "full", "has no null space"), (part.network, "none", "no convolution, linear or attention"),
-            (part.network, "gone", "near matches: patchnet"), (part.photograph, "grey", "Not drawn"),
-            (part.photograph, "holes", "NaN or infinite"), (part.photograph, "bytes", "floating-point"),
-            (part.photograph, "array", "ndarray")):
+        (part.network, "full", "has no null space"),
+        (part.network, "none", "no convolution, linear or attention"),
+        (part.network, "gone", "near matches: patchnet"),
+        (part.photograph, "grey", "Not drawn"),
+        (part.photograph, "holes", "NaN or infinite"),
+        (part.photograph, "bytes", "floating-point"),
+        (part.photograph, "array", "ndarray"),
+    ):
         good = control.value
         control.value = value
         assert said in html.unescape(part.text.value) and part.picture.value == before, value
@@ -169,8 +204,10 @@ def test_the_panel_outlives_what_it_cannot_draw(small, photograph):
 
 def test_what_cannot_be_drawn_at_first_is_raised(small):
     for networks, photographs, error, text in (
-            (small, torch.rand(32, 32), TypeError, r"\(C, H, W\), not \(32, 32\)"),
-            (small, [], ValueError, "at least one photograph"), ("patchnet", "chelsie", ValueError, "chelsie"),
-            (nn.Sequential(nn.Conv2d(3, 48, 4, stride=4)), torch.rand(3, 32, 32), ValueError, "no null space")):
+        (small, torch.rand(32, 32), TypeError, r"\(C, H, W\), not \(32, 32\)"),
+        (small, [], ValueError, "at least one photograph"),
+        ("patchnet", "chelsie", ValueError, "chelsie"),
+        (nn.Sequential(nn.Conv2d(3, 48, 4, stride=4)), torch.rand(3, 32, 32), ValueError, "no null space"),
+    ):
         with pytest.raises(error, match=text):
             panels.beta_panel(networks, photographs)

@@ -30,8 +30,15 @@ def figures():
         charts.strips({"a": {"x": [0.1, 0.5], "y": [0]}, "b": {"x": [1], "y": []}}, "title", "x", alt="five"),
         charts.against_band({"a": [1.0, 2.0]}, ("b", [0.5, 1.5], [2.0, 2.5]), "title", "x", "y", alt="five"),
         pictures.map_grid([[torch.rand(3, 8, 8), torch.rand(4, 4)]] * 2, ["x", "y"], ["image", "map"], alt="five"),
-        charts.shaded_table({("a", "c"): 1e-9, ("b", "c"): 0.0}, {("a", "c"): "=", ("b", "c"): "≠"}, ["a", "b"],
-                            ["c", "d"], "title", "label", alt="five"),
+        charts.shaded_table(
+            {("a", "c"): 1e-9, ("b", "c"): 0.0},
+            {("a", "c"): "=", ("b", "c"): "≠"},
+            ["a", "b"],
+            ["c", "d"],
+            "title",
+            "label",
+            alt="five",
+        ),
         charts.waves({"a": torch.rand(7, 7), "b": torch.rand(7, 7)}, "title", "share", alt="five"),
         pictures.sheets({"a": [torch.rand(3, 7, 7)] * 36, "b": [torch.rand(3, 7, 7)] * 3}, alt="five"),
         drawings.vector(torch.rand(3, 7, 7), alt="five"),
@@ -67,10 +74,12 @@ def test_a_label_map_has_each_label_in_its_colour():
 
 def test_a_legend_leaves_the_pictures_as_they_are():
     drawn = [torch.rand(3, 30, 40) for _ in range(2)]
-    plain, explained = (np.asarray(Image.open(io.BytesIO(pictures.images(drawn, list("ab"), "", legend=legend).data)))
-                        for legend in (None, pictures.colours(["road", "sky"])))
+    plain, explained = (
+        np.asarray(Image.open(io.BytesIO(pictures.images(drawn, list("ab"), "", legend=legend).data)))
+        for legend in (None, pictures.colours(["road", "sky"]))
+    )
     assert explained.shape[0] > plain.shape[0]
-    np.testing.assert_array_equal(explained[:plain.shape[0] - 2], plain[:-2])
+    np.testing.assert_array_equal(explained[: plain.shape[0] - 2], plain[:-2])
 
 
 def test_boxes_are_drawn_where_they_are():

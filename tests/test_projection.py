@@ -18,11 +18,17 @@ ZERO, ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.flo
 def scipys(target, point, basis):
     """The same program in the coordinates of the null space, by SLSQP."""
     shift = point - target
-    found = minimize(lambda a: 0.5 * np.sum((shift + basis @ a)**2), np.zeros(basis.shape[1]),
-                     jac=lambda a: basis.T @ (shift + basis @ a), method="SLSQP",
-                     constraints=[dict(type="ineq", fun=lambda a: point + basis @ a, jac=lambda a: basis),
-                                  dict(type="ineq", fun=lambda a: 1 - point - basis @ a, jac=lambda a: -basis)],
-                     options=dict(maxiter=300, ftol=1e-12))
+    found = minimize(
+        lambda a: 0.5 * np.sum((shift + basis @ a) ** 2),
+        np.zeros(basis.shape[1]),
+        jac=lambda a: basis.T @ (shift + basis @ a),
+        method="SLSQP",
+        constraints=[
+            dict(type="ineq", fun=lambda a: point + basis @ a, jac=lambda a: basis),
+            dict(type="ineq", fun=lambda a: 1 - point - basis @ a, jac=lambda a: -basis),
+        ],
+        options=dict(maxiter=300, ftol=1e-12),
+    )
     assert found.success
     return np.sqrt(2 * found.fun)
 
@@ -49,11 +55,23 @@ def programs(draw):
 
     rows = torch.randn(r, n, generator=generator, dtype=torch.float64)
     kind = draw(st.sampled_from(["generic", "whole numbers", "repeated", "sparse"]))
-    rows = {"generic": rows, "whole numbers": rows.round(), "repeated": rows[torch.arange(r) // 2],
-            "sparse": rows * (uniform(r, n) < 0.4)}[kind]
+    rows = {
+        "generic": rows,
+        "whole numbers": rows.round(),
+        "repeated": rows[torch.arange(r) // 2],
+        "sparse": rows * (uniform(r, n) < 0.4),
+    }[kind]
     points, some = uniform(3, n), uniform(3, n) < 0.5
-    points = draw(st.sampled_from([points, points.round(), torch.where(some, points.round(), points),
-                                   torch.where(some, (points.round() - 1e-7).abs(), points)]))
+    points = draw(
+        st.sampled_from(
+            [
+                points,
+                points.round(),
+                torch.where(some, points.round(), points),
+                torch.where(some, (points.round() - 1e-7).abs(), points),
+            ]
+        )
+    )
     targets = draw(st.sampled_from([0.3, 1, 4, 300])) * torch.randn(3, n, generator=generator, dtype=torch.float64)
     return targets, points, rows, uniform(3, r), uniform(3, r)
 
@@ -110,9 +128,14 @@ def test_without_measurements_the_nearest_point_is_the_clipped_target():
     assert nearest_in_box(targets[:0], points[:0], torch.ones(1, 3, dtype=torch.float64), ZERO, ONE).shape == (0, 3)
 
 
-SATURATED = {"a white frame": ("frame", "flower"), "a white image": ("white", "flower"),
-             "contrast 1.5": (1.5, "coffee"), "contrast 3": (3, "coffee"), "corners of the box": ("corners", "flower"),
-             "a far target": (3, "far")}
+SATURATED = {
+    "a white frame": ("frame", "flower"),
+    "a white image": ("white", "flower"),
+    "contrast 1.5": (1.5, "coffee"),
+    "contrast 3": (3, "coffee"),
+    "corners of the box": ("corners", "flower"),
+    "a far target": (3, "far"),
+}
 
 
 @pytest.mark.parametrize("case", SATURATED)
@@ -136,8 +159,12 @@ def test_toward_finishes_on_saturated_photographs_and_far_targets(case, search, 
 
 @pytest.mark.parametrize("target", ["coffee", "white", "noise", "outside"])
 def test_toward_gives_a_valid_collision_nearer_to_the_target(target, patchnet, search, cat):
-    goal = {"coffee": images.load("coffee"), "white": torch.ones_like(cat), "noise": torch.rand(cat.shape),
-            "outside": search.collide(cat, search.random(), 2048)}[target]
+    goal = {
+        "coffee": images.load("coffee"),
+        "white": torch.ones_like(cat),
+        "noise": torch.rand(cat.shape),
+        "outside": search.collide(cat, search.random(), 2048),
+    }[target]
     found = search.toward(cat, goal)
     assert found.dtype == torch.float64 and found.min() >= 0 and found.max() <= 1
     comparison = compare(patchnet, cat, found)
@@ -162,9 +189,16 @@ def test_toward_is_the_projection_where_the_box_does_not_matter(search):
     torch.testing.assert_close(search.toward(image, target), image + projected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("layer", [
-    nn.Conv2d(3, 6, 3, stride=4, padding=2), nn.Conv2d(3, 5, (2, 3), stride=(4, 5), dilation=2),
-    nn.Conv2d(3, 6, 3, stride=3, groups=3), nn.Conv2d(3, 6, 3, stride=3)], ids=["padded", "dilated", "grouped", "cut"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 6, 3, stride=4, padding=2),
+        nn.Conv2d(3, 5, (2, 3), stride=(4, 5), dilation=2),
+        nn.Conv2d(3, 6, 3, stride=3, groups=3),
+        nn.Conv2d(3, 6, 3, stride=3),
+    ],
+    ids=["padded", "dilated", "grouped", "cut"],
+)
 def test_padding_gaps_and_groups(layer):
     model, shape = nn.Sequential(layer.double(), nn.ReLU()), (3, 13, 14)
     search = NullSpaceSearch(model, shape)
@@ -198,8 +232,9 @@ def test_overlapping_windows_are_treated_as_tiles():
     found = search.toward(image, target)
     assert found.min() >= 0 and found.max() <= 1
     change = windows.unfold(search.geometry, found - image.double())
-    torch.testing.assert_close(change @ (torch.eye(27) - search.basis @ search.basis.T), torch.zeros_like(change),
-                               atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        change @ (torch.eye(27) - search.basis @ search.basis.T), torch.zeros_like(change), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("beta", [8, 512, 8192])
@@ -221,7 +256,8 @@ def test_a_shrunk_perturbation_stays_valid_and_collides(beta, patchnet, search, 
 def test_bad_images_and_targets_are_named(search, cat):
     for image, error, text in [
         (cat[:, :100], ValueError, r"must have shape \(3, 224, 224\), not \(3, 100, 224\)"),
-        ((255 * cat).byte(), TypeError, "uint8"), (cat / 0, ValueError, "NaN or infinite"),
+        ((255 * cat).byte(), TypeError, "uint8"),
+        (cat / 0, ValueError, "NaN or infinite"),
     ]:
         with pytest.raises(error, match="image.*" + text):
             search.toward(image, cat)

@@ -125,8 +125,11 @@ def test_the_law_at_its_ends_and_on_arrays():
 
 @pytest.mark.parametrize("sampler", [randmat.sample_smallest_eigenvalues, randmat.sample_smallest_eigenvalues_dense])
 def test_bad_arguments_are_named(sampler):
-    for arguments, text in [((0, 1, 1), "n must be at least 1, not 0"), ((1, -2, 1), "p must be .* not -2"),
-                            ((1, 1, 0), "size must be .* not 0")]:
+    for arguments, text in [
+        ((0, 1, 1), "n must be at least 1, not 0"),
+        ((1, -2, 1), "p must be .* not -2"),
+        ((1, 1, 0), "size must be .* not 0"),
+    ]:
         with pytest.raises(ValueError, match=text):
             sampler(*arguments, rng())
     for arguments, text in [((2.5, 3, 1), "n must be a whole number, not 2.5"), ((1, "3", 1), "p .* '3'")]:
@@ -142,8 +145,12 @@ def test_the_exact_density_is_edelmans(n):
     for eps in (1e-8, 1e-3, 0.5, 5.0, 60.0):
         value = mpmath.mpf(eps) / n
         with mpmath.workdps(40):
-            exact = (mpmath.gamma(mpmath.mpf(n + 1) / 2) / mpmath.sqrt(2 * mpmath.pi * value)
-                     * mpmath.exp(-n * value / 2) * mpmath.hyperu(mpmath.mpf(n - 1) / 2, mpmath.mpf(-1) / 2, value / 2))
+            exact = (
+                mpmath.gamma(mpmath.mpf(n + 1) / 2)
+                / mpmath.sqrt(2 * mpmath.pi * value)
+                * mpmath.exp(-n * value / 2)
+                * mpmath.hyperu(mpmath.mpf(n - 1) / 2, mpmath.mpf(-1) / 2, value / 2)
+            )
         assert randmat.square_pdf(eps, n) == pytest.approx(float(exact), rel=1e-9)
     assert randmat.square_pdf(-1.0, n) == 0
 

@@ -23,8 +23,12 @@ CONDA_NAMES = {"matplotlib": "matplotlib-base", "playwright": "playwright-python
 
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["test"]
-                                           + project["optional-dependencies"]["site"]]
+    wanted = [
+        Requirement(text)
+        for text in project["dependencies"]
+        + project["optional-dependencies"]["test"]
+        + project["optional-dependencies"]["site"]
+    ]
     expected = {CONDA_NAMES.get(r.name, r.name) + str(r.specifier) for r in wanted}
     expected |= {"python" + project["requires-python"], "pip"}
     listed = re.findall(r"^ +- ([a-z\w>=.-]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
@@ -35,7 +39,8 @@ def test_conda_and_pip_install_the_same():
 def test_notebooks_are_paired(script):
     text, notebook = jupytext.read(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     assert [(c.cell_type, c.source, c.metadata) for c in text.cells] == [
-        (c.cell_type, c.source, c.metadata) for c in notebook.cells]
+        (c.cell_type, c.source, c.metadata) for c in notebook.cells
+    ]
     nbformat.validate(notebook)
 
 
@@ -69,8 +74,9 @@ def test_the_readme_sums_up_the_ledger_and_shows_the_picture_of_notebook_00():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert claims.summary() in " ".join(readme.split())
     notebook = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
-    (picture,) = [o["data"]["image/png"] for c in notebook.cells for o in c.get("outputs", [])
-                  if "image/png" in o.get("data", {})]
+    (picture,) = [
+        o["data"]["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
     assert (ROOT / "data" / "collision.png").read_bytes() == base64.b64decode(picture)
     assert "](data/collision.png)" in readme
 
@@ -81,8 +87,23 @@ def test_a_wheel_carries_what_the_module_needs(tmp_path):
         shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, source)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index",
-                    "--disable-pip-version-check", "-w", tmp_path, source], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--disable-pip-version-check",
+            "-w",
+            tmp_path,
+            source,
+        ],
+        check=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, site, "zip")
     code = """if True:
@@ -96,16 +117,24 @@ def test_a_wheel_carries_what_the_module_needs(tmp_path):
         except FileNotFoundError as error:
             print(error)
         """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)},
-                         capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     where, found, error = ran.stdout.splitlines()
     assert where.startswith(str(site)) and found == "64 True 10 True" and error.endswith("run from one")
 
 
 def test_importing_the_module_is_light():
     heavy = "torchvision|captum|skimage|sklearn|matplotlib|IPython"
-    code = ("import sys, pkgutil, importlib, collide_utils as c\n"
-            "[importlib.import_module(m.name) for m in pkgutil.walk_packages(c.__path__, 'collide_utils.')]\n"
-            f"print([m for m in sys.modules if m in {heavy.split('|')!r}])")
+    code = (
+        "import sys, pkgutil, importlib, collide_utils as c\n"
+        "[importlib.import_module(m.name) for m in pkgutil.walk_packages(c.__path__, 'collide_utils.')]\n"
+        f"print([m for m in sys.modules if m in {heavy.split('|')!r}])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

@@ -73,8 +73,9 @@ def test_mosaics_and_patterns_vanish_under_the_dense_stem(case, groups, seed):
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
     normalize = models.Normalize(draw(shape[0]).tolist(), (0.1 + draw(shape[0])).tolist()).double()
-    conv = nn.Conv2d(shape[0], groups * layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                     layer.dilation, groups).double()
+    conv = nn.Conv2d(
+        shape[0], groups * layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation, groups
+    ).double()
     nn.init.normal_(conv.weight, generator=generator)
     stem = nn.Sequential(normalize, conv)
     search = NullSpaceSearch(stem, shape)
@@ -147,8 +148,9 @@ def test_random_follows_its_generator(search):
 
 def test_beta_is_the_norm_of_a_windows_change_in_grey_levels(search, cat):
     change = 255 * (search.collide(cat, search.repeat(0), 8) - cat.double())
-    torch.testing.assert_close(nn.functional.unfold(change[None], 7, stride=7)[0].norm(dim=0),
-                               torch.full((1024,), 8.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        nn.functional.unfold(change[None], 7, stride=7)[0].norm(dim=0), torch.full((1024,), 8.0, dtype=torch.float64)
+    )
     assert torch.equal(search.collide(cat, search.repeat(0), 0), cat.double())
 
 
@@ -229,15 +231,21 @@ def test_a_network_that_clamps_its_images_collides_inside_only(clamp):
         search = NullSpaceSearch(First(clamp), (3, 12, 12))
     x = torch.rand(3, 12, 12, dtype=torch.float64)
     model, v = First(clamp, layer=search_layer(search)), search.random()
-    features = [model.double()(image.clone()[None]) for image in (
-        x, search.collide(x, search.shrink(x, v, 8192)[0], 8192), search.collide(x, v, 8192))]
+    features = [
+        model.double()(image.clone()[None])
+        for image in (x, search.collide(x, search.shrink(x, v, 8192)[0], 8192), search.collide(x, v, 8192))
+    ]
     torch.testing.assert_close(features[1], features[0])
     assert (features[2] - features[0]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("after", [
-    lambda features, image: torch.cat([features.flatten(1), image.flatten(1)], 1),
-    lambda features, image: {"logits": features.mean((2, 3)), "mean": (features, image.mean((2, 3)))}])
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda features, image: torch.cat([features.flatten(1), image.flatten(1)], 1),
+        lambda features, image: {"logits": features.mean((2, 3)), "mean": (features, image.mean((2, 3)))},
+    ],
+)
 def test_a_network_whose_image_is_read_by_more_than_the_first_layer_is_refused(after):
     for stride in (3, 2):
         with pytest.raises(ValueError, match="not alone in reading the image"):
@@ -278,12 +286,15 @@ def test_a_first_weight_of_zeros_lets_every_image_collide(cat):
     assert torch.equal(search.toward(image, target), target) and not search.seen(image).any()
 
 
-@pytest.mark.parametrize(("model", "shape", "text"), [
-    (nn.Sequential(nn.Conv1d(3, 4, 3)), (3, 12), "not a Conv1d"),
-    (nn.Sequential(nn.Conv3d(3, 4, 3)), (3, 4, 12, 12), "not a Conv3d"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(24, 4)), (3, 8), r"\(C, H, W\), not \(3, 8\)"),
-    (nn.Sequential(nn.Unfold(3, stride=3), nn.Flatten(2, 2), nn.Linear(16, 4)), (3, 12, 12), "16 inputs.*patches"),
-])
+@pytest.mark.parametrize(
+    ("model", "shape", "text"),
+    [
+        (nn.Sequential(nn.Conv1d(3, 4, 3)), (3, 12), "not a Conv1d"),
+        (nn.Sequential(nn.Conv3d(3, 4, 3)), (3, 4, 12, 12), "not a Conv3d"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(24, 4)), (3, 8), r"\(C, H, W\), not \(3, 8\)"),
+        (nn.Sequential(nn.Unfold(3, stride=3), nn.Flatten(2, 2), nn.Linear(16, 4)), (3, 12, 12), "16 inputs.*patches"),
+    ],
+)
 def test_other_first_layers_are_named(model, shape, text):
     with pytest.raises(ValueError, match=text):
         NullSpaceSearch(model, shape)

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open th
 def site(tmp_path_factory):
     """The site of the notebooks as they are saved; Sphinx's warnings are errors."""
     build = tmp_path_factory.mktemp("site") / "build"
-    notebooks = {path.stem: nbformat.read(path, as_version=4)
-                 for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
+    notebooks = {
+        path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    }
     site_builder.write(notebooks, build)
     return build
 
@@ -35,8 +36,12 @@ def page(site):
         page.complaints = []
         page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
         page.on("requestfailed", lambda request: page.complaints.append(f"not to be had: {request.url}"))
-        page.on("request", lambda request: request.url.startswith("http")
-                and page.complaints.append(f"from the internet: {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith("http") and page.complaints.append(f"from the internet: {request.url}")
+            ),
+        )
         yield page
         browser.close()
 

@@ -42,6 +42,7 @@ def street():
 
 # The networks ---------------------------------------------------------------------------------------------------------
 
+
 def test_files_are_small_and_both_have_one_stem():
     stems = [models.load(name).backbone.conv1.weight for name in NAMES]
     assert torch.equal(*stems) and stems[0].shape == (64, 3, 7, 7)
@@ -136,6 +137,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
 
 # Measures -------------------------------------------------------------------------------------------------------------
 
+
 def table(name):
     with open(_data.FOLDER / "models" / name, newline="") as file:
         return list(csv.DictReader(file))
@@ -155,8 +157,11 @@ def test_the_scores_are_those_of_the_weights(name, part):
 
 
 def test_the_networks_are_as_good_as_the_course_promises_and_the_card_says_so():
-    values = {(row["network"], row["measure"], row["of"]): float(row["value"]) for row in table("street_scores.csv")
-              if row["part"] == "test"}
+    values = {
+        (row["network"], row["measure"], row["of"]): float(row["value"])
+        for row in table("street_scores.csv")
+        if row["part"] == "test"
+    }
     assert values["streetnet", "pixels", "all"] >= 0.8 and values["streetnet", "IoU", "mean"] >= 0.4
     assert values["streetboxes", "AP50", "car"] >= 0.35
     card = (_data.FOLDER / "models" / "README.md").read_text(encoding="utf-8")
@@ -198,8 +203,9 @@ def test_average_precision_of_known_answers():
     truth = [script.boxes(script.read_labels(labels)) for _, labels in SHOWN]
     perfect = [(corners, kinds, torch.linspace(1, 0.5, len(kinds))) for corners, kinds in truth]
     assert script.average_precision(Oracle(perfect), SHOWN) == [1.0, 1.0]
-    twice = [(corners.repeat(2, 1), kinds.repeat(2), torch.linspace(1, 0.5, 2 * len(kinds)))
-             for corners, kinds in truth]  # a second box of a car is false, but comes later
+    twice = [
+        (corners.repeat(2, 1), kinds.repeat(2), torch.linspace(1, 0.5, 2 * len(kinds))) for corners, kinds in truth
+    ]  # a second box of a car is false, but comes later
     assert script.average_precision(Oracle(twice), SHOWN) == [1.0, 1.0]
     shifted = [(corners + 1000, kinds, scores) for corners, kinds, scores in perfect]
     assert script.average_precision(Oracle(shifted), SHOWN) == [0.0, 0.0]
@@ -207,9 +213,12 @@ def test_average_precision_of_known_answers():
     first = [(corners[kinds == 0][:1], kinds[kinds == 0][:1], torch.ones(1)) for corners, kinds in truth]
     assert script.average_precision(Oracle(first), SHOWN)[0] == pytest.approx(len(first) / cars)
     # One false box before them all: the precision at the k-th is k/(k + 1), and the best from there on is the last's.
-    late = [(torch.cat([corners + 1000, corners])[:2], kinds.repeat(2)[:2], torch.tensor([0.9, 0.5]))
-            if place == 0 else (corners, kinds, torch.full((len(kinds),), 0.4))
-            for place, (corners, kinds) in enumerate((c[k == 0][:1], k[k == 0][:1]) for c, k in truth)]
+    late = [
+        (torch.cat([corners + 1000, corners])[:2], kinds.repeat(2)[:2], torch.tensor([0.9, 0.5]))
+        if place == 0
+        else (corners, kinds, torch.full((len(kinds),), 0.4))
+        for place, (corners, kinds) in enumerate((c[k == 0][:1], k[k == 0][:1]) for c, k in truth)
+    ]
     count = len(late)
     assert script.average_precision(Oracle(late), SHOWN)[0] == pytest.approx(count / cars * count / (count + 1))
 
@@ -240,15 +249,17 @@ def test_boxes_surround_connected_components(seed):
 
 # Training -------------------------------------------------------------------------------------------------------------
 
+
 @given(st.integers(0, 2**32 - 1))
 def test_boxes_stay_around_their_cars_when_a_frame_is_cut_scaled_and_mirrored(seed):
     rng = np.random.default_rng(seed)
     labels = torch.full((360, 480), 3, dtype=torch.uint8)
     top, left = int(rng.integers(0, 260)), int(rng.integers(0, 380))
-    labels[top:top + 90, left:left + 70] = 8
+    labels[top : top + 90, left : left + 70] = 8
     frame = labels.expand(3, -1, -1) * 10
-    image, cut, (corners, kinds) = script.augment(frame, labels, script.boxes(labels),
-                                                  torch.Generator().manual_seed(seed))
+    image, cut, (corners, kinds) = script.augment(
+        frame, labels, script.boxes(labels), torch.Generator().manual_seed(seed)
+    )
     assert image.shape == (3, *script.CROP) and cut.shape == script.CROP and image.min() >= 0 and image.max() <= 1
     rows, columns = (cut == 8).nonzero(as_tuple=True)
     if len(kinds):
@@ -285,8 +296,9 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch):
         monkeypatch.setattr(script.AveragedModel, "update_parameters", stopping)
         monkeypatch.setattr(script, "OUT", tmp_path / f"out of {work}")
         script.OUT.mkdir(exist_ok=True)
-        monkeypatch.setattr(sys, "argv", ["train_streets.py", f"--camvid={tmp_path / 'camvid'}",
-                                          f"--work={tmp_path / work}"])
+        monkeypatch.setattr(
+            sys, "argv", ["train_streets.py", f"--camvid={tmp_path / 'camvid'}", f"--work={tmp_path / work}"]
+        )
         script.main()
 
     try:
@@ -304,8 +316,10 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch):
         assert first == second, name
     start = checkpoints.load_checkpoint(tmp_path / "whole" / "first.safetensors").backbone
     for name in NAMES:
-        first, second = (checkpoints.load_checkpoint(tmp_path / f"out of {work}" / f"{name}.safetensors")
-                         for work in ("whole", "parts"))
+        first, second = (
+            checkpoints.load_checkpoint(tmp_path / f"out of {work}" / f"{name}.safetensors")
+            for work in ("whole", "parts")
+        )
         for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
             assert torch.equal(one, other)
         assert torch.equal(first.backbone.conv1.weight, start.conv1.weight)

@@ -87,13 +87,16 @@ def test_bounds_by_shape_are_met_with_equality_by_random_weights():
         assert image_nullity(conv, 16) == (16 // stride) ** 2 * max(0, channels * stride**2 - rows)
 
 
-@pytest.mark.parametrize(("conv", "touched", "per_cell"), [
-    (nn.Conv2d(3, 64, 7, stride=2, dilation=2), 1, 9),  # 64 ≥ 3·2², and yet
-    (nn.Conv2d(64, 128, 1, stride=2), 1, 192),
-    (nn.Conv2d(3, 64, 7, stride=2, padding=3), 4, 0),
-    (nn.Conv2d(3, 64, 7, stride=7), 49, 83),
-    (nn.Conv2d(3, 8, (1, 3), stride=(3, 2), dilation=(1, 3)), 2, 12),
-])
+@pytest.mark.parametrize(
+    ("conv", "touched", "per_cell"),
+    [
+        (nn.Conv2d(3, 64, 7, stride=2, dilation=2), 1, 9),  # 64 ≥ 3·2², and yet
+        (nn.Conv2d(64, 128, 1, stride=2), 1, 192),
+        (nn.Conv2d(3, 64, 7, stride=2, padding=3), 4, 0),
+        (nn.Conv2d(3, 64, 7, stride=7), 49, 83),
+        (nn.Conv2d(3, 8, (1, 3), stride=(3, 2), dilation=(1, 3)), 2, 12),
+    ],
+)
 def test_pixels_that_windows_skip_are_null_dimensions(conv, touched, per_cell):
     assert residues(conv) == touched
     assert cell_nullity(conv) == cell_nullity(conv.to("meta")) == per_cell
@@ -118,8 +121,9 @@ def test_each_cell_that_the_real_layer_gets_more_adds_its_null_space(data):
     transposed = data.draw(st.booleans())
     kind = nn.ConvTranspose1d if transposed else nn.Conv1d
     padding = 0 if transposed else data.draw(st.integers(0, 2))
-    layer = kind(groups * inputs, groups * outputs, window, stride, padding, dilation=dilation, groups=groups,
-                 bias=False).double()
+    layer = kind(
+        groups * inputs, groups * outputs, window, stride, padding, dilation=dilation, groups=groups, bias=False
+    ).double()
     touched = residues(layer)
     # Square blocks have null vectors up to an error that falls with the size: waves along the border.
     assume(inputs != outputs * touched if transposed else outputs != inputs * touched)
@@ -129,13 +133,21 @@ def test_each_cell_that_the_real_layer_gets_more_adds_its_null_space(data):
     assert cell_nullity(layer) == cell_nullity(copy.deepcopy(layer).to("meta")) == more - few
 
 
-@pytest.mark.parametrize(("flat", "deep"), [
-    (nn.Conv1d, nn.Conv2d), (nn.Conv2d, nn.Conv3d), (nn.ConvTranspose1d, nn.ConvTranspose2d),
-    (nn.ConvTranspose2d, nn.ConvTranspose3d)])
+@pytest.mark.parametrize(
+    ("flat", "deep"),
+    [
+        (nn.Conv1d, nn.Conv2d),
+        (nn.Conv2d, nn.Conv3d),
+        (nn.ConvTranspose1d, nn.ConvTranspose2d),
+        (nn.ConvTranspose2d, nn.ConvTranspose3d),
+    ],
+)
 def test_an_axis_of_one_pixel_changes_nothing(flat, deep):
     axes = 2 if flat in (nn.Conv2d, nn.ConvTranspose2d) else 1
-    layer, twin = (kind(6, 4, window, stride, groups=2) for kind, window, stride in (
-        (flat, (3,) * axes, (2,) * axes), (deep, (3,) * axes + (1,), (2,) * axes + (1,))))
+    layer, twin = (
+        kind(6, 4, window, stride, groups=2)
+        for kind, window, stride in ((flat, (3,) * axes, (2,) * axes), (deep, (3,) * axes + (1,), (2,) * axes + (1,)))
+    )
     layer.weight.data[:2] = 0
     twin.weight.data = layer.weight.data[..., None]
     assert residues(layer) == residues(twin) == 2**axes
@@ -160,15 +172,19 @@ def stem():
     return torchvision.models.resnet18(weights=None).conv1
 
 
-@pytest.mark.parametrize(("conv", "shape"), [
-    (stem(), (3, 20, 20)),
-    (models.load("stridenet").conv1, (3, 21, 18)),
-    (nn.Conv2d(2, 16, 3, stride=2, padding=1), (2, 25, 27)),
-    (nn.Conv2d(3, 24, 3, padding=1), (3, 14, 14)),
-    (nn.Conv2d(3, 24, (2, 4), stride=(1, 2), padding=(1, 0)), (3, 17, 20)),
-    (nn.Conv2d(4, 24, 3, padding="same", dilation=2, groups=2), (4, 14, 14)),
-    (nn.Conv2d(2, 24, 4, stride=2, padding=1), (2, 22, 19)),
-], ids=["resnet", "stridenet, odd", "odd, from half the size", "vgg", "rectangular", "grouped and dilated", "even"])
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (stem(), (3, 20, 20)),
+        (models.load("stridenet").conv1, (3, 21, 18)),
+        (nn.Conv2d(2, 16, 3, stride=2, padding=1), (2, 25, 27)),
+        (nn.Conv2d(3, 24, 3, padding=1), (3, 14, 14)),
+        (nn.Conv2d(3, 24, (2, 4), stride=(1, 2), padding=(1, 0)), (3, 17, 20)),
+        (nn.Conv2d(4, 24, 3, padding="same", dilation=2, groups=2), (4, 14, 14)),
+        (nn.Conv2d(2, 24, 4, stride=2, padding=1), (2, 22, 19)),
+    ],
+    ids=["resnet", "stridenet, odd", "odd, from half the size", "vgg", "rectangular", "grouped and dilated", "even"],
+)
 def test_the_quietest_are_the_last_singular_vectors_of_the_padded_layer(conv, shape):
     matrix = layer_matrix(conv, shape)
     exact = torch.linalg.eigvalsh(matrix.T @ matrix)[:4].sqrt()
@@ -180,10 +196,17 @@ def test_the_quietest_are_the_last_singular_vectors_of_the_padded_layer(conv, sh
     torch.testing.assert_close(gains, exact, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("conv", [
-    nn.Conv2d(8, 2, 1), nn.Conv2d(3, 20, 7, stride=7), nn.Conv2d(8, 16, 3, stride=2, padding=1),
-    nn.Conv2d(3, 64, 7, stride=2), nn.Conv2d(3, 64, 5, stride=2, dilation=2),
-], ids=["narrowing", "patches", "stride 2", "unpadded, so the last pixels are unseen", "skipped pixels"])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(8, 2, 1),
+        nn.Conv2d(3, 20, 7, stride=7),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.Conv2d(3, 64, 7, stride=2),
+        nn.Conv2d(3, 64, 5, stride=2, dilation=2),
+    ],
+    ids=["narrowing", "patches", "stride 2", "unpadded, so the last pixels are unseen", "skipped pixels"],
+)
 @pytest.mark.parametrize("size", [28, (26, 30)])
 def test_null_vectors_are_found_where_there_are_any(conv, size):
     gains, found = quietest(conv, size, 3)

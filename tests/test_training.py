@@ -55,6 +55,7 @@ def folders(tmp_path, script):
 
 def run(script, folders, work, out, monkeypatch):
     """Run the script as a person would; the teacher's answers are those of a fixed random map."""
+
     def teach(bank, path):
         weight = torch.randn(3, 1000, generator=torch.Generator().manual_seed(5))
         return (bank.float().mean((1, 2)) / 64 @ weight).softmax(1).half()
@@ -119,7 +120,8 @@ def test_a_photograph_near_a_held_out_one_teaches_nothing(script, folders, tmp_p
     assert len(found) == 8
     Image.open(files[0]).resize((60, 60)).save(folders["photos"] / "image_0001.jpg")
     assert set(found) - set(script.find_others(folders["caltech"], folders["photos"], files)) == {
-        folders["photos"] / "image_0001.jpg"}
+        folders["photos"] / "image_0001.jpg"
+    }
 
 
 def test_a_class_without_photographs_is_named(script, folders, tmp_path):

@@ -50,8 +50,13 @@ def raising(model, x):
 
 
 def boxed(x):
-    return nearest_in_box(x.double().flatten(1), x.double().flatten(1), torch.eye(2, 256, dtype=torch.float64),
-                          torch.zeros(1), torch.ones(1))
+    return nearest_in_box(
+        x.double().flatten(1),
+        x.double().flatten(1),
+        torch.eye(2, 256, dtype=torch.float64),
+        torch.zeros(1),
+        torch.ones(1),
+    )
 
 
 def geometry(model):
@@ -110,8 +115,10 @@ CALLS = {
     "quietest": lambda m, x, y: symbol.quietest(m.conv1, 8),
     "geometry": lambda m, x, y: geometry(m),
     "unfold, fold and tile": lambda m, x, y: windows.fold(geometry(m), windows.unfold(geometry(m), x)).zero_(),
-    "nullspace": lambda m, x, y: [f(m.conv1.weight.flatten(1)) for f in (
-        nullspace.matrix_rank, nullspace.nullity, nullspace.null_space, nullspace.shared_null_space)],
+    "nullspace": lambda m, x, y: [
+        f(m.conv1.weight.flatten(1))
+        for f in (nullspace.matrix_rank, nullspace.nullity, nullspace.null_space, nullspace.shared_null_space)
+    ],
     "principal_angles": lambda m, x, y: nullspace.principal_angles(x[0], y[0]),
     "nearest_in_box": lambda m, x, y: boxed(x),
     "images.check": lambda m, x, y: images.check(x, SHAPE),
@@ -124,8 +131,12 @@ CALLS = {
     "pictures.perturbation": lambda m, x, y: pictures.perturbation(x),
     "beta_panel": lambda m, x, y: panels.beta_panel(m, x),
     "compare_maps": lambda m, x, y: maps.compare_maps(m, x, drawn(m)[0].collide(x, drawn(m)[1], 64), ["conv1"]),
-} | {f"maps.compute {name}": lambda m, x, y, name=name, method=method: maps.compute(
-    name, m, x, "conv1" if method.at == "layer" else None) for name, method in maps.METHODS.items()}
+} | {
+    f"maps.compute {name}": lambda m, x, y, name=name, method=method: maps.compute(
+        name, m, x, "conv1" if method.at == "layer" else None
+    )
+    for name, method in maps.METHODS.items()
+}
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -146,9 +157,16 @@ def test_files_are_written_and_read_without_a_trace(tmp_path):
 
 def test_the_snapshot_sees_what_it_should():
     model, x = network(), torch.rand(SHAPE)
-    for change in (lambda: model.fc.eval(), lambda: model.runs.add_(1), lambda: x.mul_(2), lambda: torch.rand(1),
-                   lambda: model.conv1.register_forward_hook(print), lambda: model.conv1.weight.requires_grad_(),
-                   lambda: model.zero_grad(), lambda: setattr(model, "conv1", nn.Conv2d(3, 8, 4))):
+    for change in (
+        lambda: model.fc.eval(),
+        lambda: model.runs.add_(1),
+        lambda: x.mul_(2),
+        lambda: torch.rand(1),
+        lambda: model.conv1.register_forward_hook(print),
+        lambda: model.conv1.weight.requires_grad_(),
+        lambda: model.zero_grad(),
+        lambda: setattr(model, "conv1", nn.Conv2d(3, 8, 4)),
+    ):
         before = snapshot(model, x)
         change()
         assert snapshot(model, x) != before

@@ -66,13 +66,16 @@ def test_no_layer_at_all_is_an_error():
         weights.first_weight(nn.ReLU())
 
 
-@pytest.mark.parametrize("model, size, text", [
-    (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), 784, r"\(3, 784, 784\), the shape that its input_size = 784"),
-    (nn.Sequential(nn.Conv2d(1, 3, 2)), 28, r"shape \(3, 28, 28\), .* give the input_shape that it takes"),
-    (nn.Sequential(nn.Conv2d(1, 3, 2)), "28", "input_size = '28' is neither"),
-    (nn.Sequential(nn.Conv2d(1, 3, 2)), (1, 28, 28), r"input_size = \(1, 28, 28\) is neither"),
-    (nn.Sequential(nn.Conv2d(1, 3, 2)), 0, "input_size = 0 is neither"),
-])
+@pytest.mark.parametrize(
+    "model, size, text",
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), 784, r"\(3, 784, 784\), the shape that its input_size = 784"),
+        (nn.Sequential(nn.Conv2d(1, 3, 2)), 28, r"shape \(3, 28, 28\), .* give the input_shape that it takes"),
+        (nn.Sequential(nn.Conv2d(1, 3, 2)), "28", "input_size = '28' is neither"),
+        (nn.Sequential(nn.Conv2d(1, 3, 2)), (1, 28, 28), r"input_size = \(1, 28, 28\) is neither"),
+        (nn.Sequential(nn.Conv2d(1, 3, 2)), 0, "input_size = 0 is neither"),
+    ],
+)
 def test_a_guessed_shape_that_does_not_fit_is_named(model, size, text):
     model.input_size = size
     with pytest.raises(ValueError, match=text):

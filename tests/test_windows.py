@@ -116,14 +116,17 @@ def test_same_padding_is_that_of_the_layer():
     assert windows.geometry(nn.Conv2d(1, 1, 3, padding="valid"), (1, 6, 6)).padding == (0, 0)
 
 
-@pytest.mark.parametrize(("layer", "shape", "text"), [
-    (nn.Conv3d(3, 4, 2), (3, 8, 8), "Conv3d"),
-    (nn.Conv2d(3, 4, 2), (1, 8, 8), "3 channels"),
-    (nn.Conv2d(3, 4, 9), (3, 8, 8), "no window"),
-    (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (3, 8, 8), "reflect"),
-    (nn.Conv2d(3, 4, 2, padding="same"), (3, 8, 8), "even window"),
-    (nn.Linear(10, 3), (3, 8, 8), "10 inputs"),
-])
+@pytest.mark.parametrize(
+    ("layer", "shape", "text"),
+    [
+        (nn.Conv3d(3, 4, 2), (3, 8, 8), "Conv3d"),
+        (nn.Conv2d(3, 4, 2), (1, 8, 8), "3 channels"),
+        (nn.Conv2d(3, 4, 9), (3, 8, 8), "no window"),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (3, 8, 8), "reflect"),
+        (nn.Conv2d(3, 4, 2, padding="same"), (3, 8, 8), "even window"),
+        (nn.Linear(10, 3), (3, 8, 8), "10 inputs"),
+    ],
+)
 def test_layers_without_a_geometry_are_named(layer, shape, text):
     with pytest.raises(ValueError, match=text):
         windows.geometry(layer, shape)

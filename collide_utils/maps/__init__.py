@@ -1,6 +1,5 @@
 """Interpretability maps of one image, by Captum, and where those of two colliding images must agree."""
 
-
 import copy
 import difflib
 import itertools
@@ -135,8 +134,9 @@ def _twin(model, output=None):
     # The weights are shared, so this is as cheap for a large network as for a small one.
     hooks.check(model)
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("a scripted network does not take the hooks that maps need: give it from before "
-                         "torch.jit.script")
+        raise ValueError(
+            "a scripted network does not take the hooks that maps need: give it from before torch.jit.script"
+        )
     twin = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}).eval()
     for module in twin.modules():
         if getattr(module, "inplace", False):
@@ -158,20 +158,23 @@ def _check_spatial(recording, name, side):
     tensor = (recording.inputs if side == "input" else recording.outputs)[name][0]
     if tensor is None or tensor.ndim != 4:
         found = "is no tensor" if tensor is None else f"has shape {tuple(tensor.shape)}"
-        raise ValueError(f"the {side} of layer {name!r} {found}: it has no rows and columns to make a map of, as "
-                         "(N, C, h, w) has")
+        raise ValueError(
+            f"the {side} of layer {name!r} {found}: it has no rows and columns to make a map of, as (N, C, h, w) has"
+        )
 
 
 def _is_spatial(recording, name):
     sides = (recording.inputs[name], recording.outputs[name])
-    return recording.order.count(name) == 1 and all(tensor is not None and tensor.ndim == 4 for tensor, in sides)
+    return recording.order.count(name) == 1 and all(tensor is not None and tensor.ndim == 4 for (tensor,) in sides)
 
 
 def _class(logits, target):
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the model must return (N, classes), one logit for each class, not {found}: give output, a "
-                         "function from what it returns to that")
+        raise ValueError(
+            f"the model must return (N, classes), one logit for each class, not {found}: give output, a "
+            "function from what it returns to that"
+        )
     if target is None:
         return int(logits[0].argmax())
     count = logits.shape[1]

@@ -1,6 +1,5 @@
 """Captum's attribution methods as one table: who proposed each, what it reads, how it is called."""
 
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,37 +77,50 @@ def _ablation(captum, call):
                 del module.forward
 
     return captum.LayerFeatureAblation(forward, call.layer).attribute(
-        call.image, target=call.target, layer_mask=_blocks(tensor, _quarter), attribute_to_layer_input=call.at_input,
-        perturbations_per_eval=16)
+        call.image,
+        target=call.target,
+        layer_mask=_blocks(tensor, _quarter),
+        attribute_to_layer_input=call.at_input,
+        perturbations_per_eval=16,
+    )
 
 
 def _up_to(call):
     """The tensor at the layer, and the outputs of the costly modules that need not run again when it is replaced."""
     inside = set(call.layer.modules()) if call.at_input else set()
-    modules = {name: module for name, module in call.model.named_modules()
-               if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in inside}
+    modules = {
+        name: module
+        for name, module in call.model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in inside
+    }
     layer = next(name for name, module in call.model.named_modules() if module is call.layer)
     with torch.no_grad(), hooks.record(call.model, list({**modules, layer: None})) as recording:
         call.model(call.image)
     order = recording.order
-    done = {modules[name]: recording.outputs[name][0] for name in order[:order.index(layer) + 1]
-            if name in modules and order.count(name) == 1}
+    done = {
+        modules[name]: recording.outputs[name][0]
+        for name in order[: order.index(layer) + 1]
+        if name in modules and order.count(name) == 1
+    }
     return (recording.inputs if call.at_input else recording.outputs)[layer][0], done
 
 
 def _grad_cam(captum, call):
     return captum.LayerGradCam(call.model, call.layer).attribute(
-        call.image, call.target, attribute_to_layer_input=call.at_input, relu_attributions=True)
+        call.image, call.target, attribute_to_layer_input=call.at_input, relu_attributions=True
+    )
 
 
 def _gradient_x_activation(captum, call):
     return captum.LayerGradientXActivation(call.model, call.layer).attribute(
-        call.image, call.target, attribute_to_layer_input=call.at_input)
+        call.image, call.target, attribute_to_layer_input=call.at_input
+    )
 
 
 def _guided_grad_cam(captum, call):
     return captum.GuidedGradCam(call.model, call.layer).attribute(
-        call.image, call.target, interpolate_mode="bilinear", attribute_to_layer_input=call.at_input)
+        call.image, call.target, interpolate_mode="bilinear", attribute_to_layer_input=call.at_input
+    )
 
 
 def _saliency(captum, call):
@@ -138,7 +150,8 @@ def _integrated_gradients(captum, call):
 def _occlusion(block):
     # As blocks lie side by side this is captum.Occlusion, which would round its result to float32.
     return lambda captum, call: captum.FeatureAblation(call.model).attribute(
-        call.image, target=call.target, feature_mask=_blocks(call.image, block), perturbations_per_eval=16)
+        call.image, target=call.target, feature_mask=_blocks(call.image, block), perturbations_per_eval=16
+    )
 
 
 def _blocks(tensor, block):
@@ -164,16 +177,19 @@ METHODS = {
     "activation": Method("Yosinski et al. 2015", "layer", _ACTIVATION, "mean", _activation),
     "ablation": Method("Zeiler and Fergus 2014, at a layer", "layer", _BLOCKS, "mean", _ablation, _quarter),
     "grad_cam": Method("Selvaraju et al. 2017", "layer", _ACTIVATION | _GRADIENT, "sum", _grad_cam),
-    "gradient_x_activation": Method("Shrikumar et al. 2016, at a layer", "layer", _ACTIVATION | _GRADIENT, "sum",
-                                    _gradient_x_activation),
-    "guided_grad_cam": Method("Selvaraju et al. 2017", "layer", _ACTIVATION | _GRADIENT | {"image gradient"}, "largest",
-                              _guided_grad_cam),
+    "gradient_x_activation": Method(
+        "Shrikumar et al. 2016, at a layer", "layer", _ACTIVATION | _GRADIENT, "sum", _gradient_x_activation
+    ),
+    "guided_grad_cam": Method(
+        "Selvaraju et al. 2017", "layer", _ACTIVATION | _GRADIENT | {"image gradient"}, "largest", _guided_grad_cam
+    ),
     "saliency": Method("Simonyan, Vedaldi and Zisserman 2014", "image", _GRADIENT, "largest", _saliency),
     "guided_backprop": Method("Springenberg et al. 2015", "image", _GRADIENT, "largest", _guided_backprop),
     "smoothgrad": Method("Smilkov et al. 2017", "image", _AROUND, "largest", _smoothgrad),
     "input_x_gradient": Method("Shrikumar et al. 2016", "image", _PIXELS | _GRADIENT, "sum", _input_x_gradient),
-    "integrated_gradients": Method("Sundararajan, Taly and Yan 2017", "image", _PIXELS | _GRADIENT, "sum",
-                                   _integrated_gradients),
+    "integrated_gradients": Method(
+        "Sundararajan, Taly and Yan 2017", "image", _PIXELS | _GRADIENT, "sum", _integrated_gradients
+    ),
     "occlusion_28": Method("Zeiler and Fergus 2014", "image", _BLOCKS, "mean", _occlusion(_28), _28),
     "occlusion_32": Method("Zeiler and Fergus 2014", "image", _BLOCKS, "mean", _occlusion(_32), _32),
 }

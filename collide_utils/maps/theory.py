@@ -48,9 +48,12 @@ class Collision:
             else:
                 return
             self.cut, self._layer = name, model.get_submodule(name)
-            self.behind = {(layer, side) for layer in layers for side, was, now in (
-                ("input", seen.inputs, handed.inputs), ("output", seen.outputs, handed.outputs))
-                if _equal(was[layer], now[layer])}
+            self.behind = {
+                (layer, side)
+                for layer in layers
+                for side, was, now in (("input", seen.inputs, handed.inputs), ("output", seen.outputs, handed.outputs))
+                if _equal(was[layer], now[layer])
+            }
             if call == 0:
                 self._before(model, x, y, noise, layers)
 
@@ -91,19 +94,24 @@ class Collision:
         """Return whether the maps of a method, at one side of a layer or (layer None) at the image, must be equal."""
         place = None if layer is None else (layer, side)
         behind, blank = place in self.behind, place in self.whole and method.block is not None
-        equal = {"activation": behind,
-                 "pixels": False,
-                 "gradient": behind or place in self.steady,
-                 "image gradient": None in self.steady,
-                 "gradients around": self.around and None in self.steady,
-                 "blocks": behind or (blank and not cuts(self._geometry, method.block))}
+        equal = {
+            "activation": behind,
+            "pixels": False,
+            "gradient": behind or place in self.steady,
+            "image gradient": None in self.steady,
+            "gradients around": self.around and None in self.steady,
+            "blocks": behind or (blank and not cuts(self._geometry, method.block)),
+        }
         return all(equal[what] for what in method.reads)
 
 
 def cuts(geometry, block):
     """Return whether an edge between blocks runs through a window; `block` is the side as a function of the image's."""
-    return any(len({pixel // block(axis.size) for pixel in pixels if 0 <= pixel < axis.size}) > 1
-               for axis in geometry.axes for pixels in axis.ranges)
+    return any(
+        len({pixel // block(axis.size) for pixel in pixels if 0 <= pixel < axis.size}) > 1
+        for axis in geometry.axes
+        for pixels in axis.ranges
+    )
 
 
 def _calls(model, x, begin):
@@ -116,7 +124,7 @@ def _calls(model, x, begin):
         if recording.outputs[name][number] is not None:
             calls.append((name, number))
     labels = [name if number == 0 else f"{name} ({number + 1})" for name, number in calls]
-    return calls[labels.index(begin):] if begin in labels else []
+    return calls[labels.index(begin) :] if begin in labels else []
 
 
 def _run(model, image, layers, handed=None):
@@ -139,7 +147,8 @@ def _run(model, image, layers, handed=None):
 
 def _equal(first, second):
     return len(first) == len(second) > 0 and all(
-        a is not None and b is not None and _same(a, b) for a, b in zip(first, second, strict=True))
+        a is not None and b is not None and _same(a, b) for a, b in zip(first, second, strict=True)
+    )
 
 
 def _same(first, second):

@@ -1,6 +1,5 @@
 """Pictures drawn in a few milliseconds, for widgets that redraw while a slider moves; Matplotlib takes longer."""
 
-
 import functools
 import io
 import math
@@ -45,7 +44,7 @@ def board(cells, before, changes, bound):
         image.paste(Image.fromarray(picture), corner)
         for line, text in enumerate(words):
             length = _font(15).getlength(text)
-            text = text if length <= wide else text[:int(len(text) * wide / length) - 1] + "…"
+            text = text if length <= wide else text[: int(len(text) * wide / length) - 1] + "…"
             draw.text((corner[0], corner[1] + high + 2 + 18 * line), text, fill="black", font=_font(15))
     for (name, change), (top, thick) in zip(changes.items(), rows, strict=True):
         fill = _INPUT if name in before else _LAYER
@@ -61,8 +60,9 @@ def board(cells, before, changes, bound):
 def _rows(names, before, height):
     """The top and the thickness of every bar; there is a gap behind those of the input."""
     step = min(18.0, (height - _FOOT - 24) / (len(names) + (before > 0)))
-    return tuple((round(24 + step * (place + (0 < before <= place))), max(1, round(step) - 2))
-                 for place in range(len(names)))
+    return tuple(
+        (round(24 + step * (place + (0 < before <= place))), max(1, round(step) - 2)) for place in range(len(names))
+    )
 
 
 def _across(change, left):

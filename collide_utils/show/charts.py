@@ -1,6 +1,5 @@
 """Charts for the notebooks, as pictures with alternative texts like those of :mod:`~collide_utils.show.pictures`."""
 
-
 import itertools
 import math
 
@@ -17,8 +16,11 @@ def change_by_layer(comparisons, alt):
         values = [max(change, 1e-17) for change in comparison.changes.values()]
         axis.semilogy(values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
     axis.set_xticks(range(len(comparison.changes)), comparison.changes, rotation=90, fontsize=6)
-    axis.set(title="Relative feature change, layer by layer", xlabel="layer, in forward order",
-             ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
+    axis.set(
+        title="Relative feature change, layer by layer",
+        xlabel="layer, in forward order",
+        ylabel="‖f(y) − f(x)‖ / ‖f(x)‖",
+    )
     axis.legend()
     return to_image(figure, alt)
 
@@ -34,9 +36,17 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
     figure, axes = subplots(1, 1, (8, 4.2))
     axis = axes[0, 0]
     for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
-        axis.plot(x, values, marker=marker, linestyle="" if style == "dots" else line, markersize=4, color=grey,
-                  markevery=max(1, len(x) // (40 if style == "dots" else 16)), label=name,
-                  drawstyle="steps-post" if style == "steps" else "default")
+        axis.plot(
+            x,
+            values,
+            marker=marker,
+            linestyle="" if style == "dots" else line,
+            markersize=4,
+            color=grey,
+            markevery=max(1, len(x) // (40 if style == "dots" else 16)),
+            label=name,
+            drawstyle="steps-post" if style == "steps" else "default",
+        )
     for (name, values), (_, line) in zip((guides or {}).items(), itertools.cycle(_STYLES[1:]), strict=False):
         axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
@@ -72,12 +82,21 @@ def waves(shares, title, ylabel, alt):
     That is the number of half-periods down a window, its row, plus those across, its column; the chart shows the mean
     over the waves of each.
     """
+
     def mean(share):
         return [float(share.flip(1).diagonal(place).mean()) for place in range(share.shape[1] - 1, -len(share), -1)]
 
     curves = {name: mean(share) for name, share in shares.items()}
-    return lines(range(len(next(iter(curves.values())))), curves, title,
-                 "frequency: half-periods per window, down plus across", ylabel, alt, xscale="linear", yscale="linear")
+    return lines(
+        range(len(next(iter(curves.values())))),
+        curves,
+        title,
+        "frequency: half-periods per window, down plus across",
+        ylabel,
+        alt,
+        xscale="linear",
+        yscale="linear",
+    )
 
 
 def against_band(series, band, title, xlabel, ylabel, alt):
@@ -135,8 +154,15 @@ def layer_shapes(shapes, title, alt):
     axis.scatter(inputs, outputs, [30 * number for number in times], color=_greys()[1], alpha=0.8, zorder=3)
     axis.text(high / 1.1, low * 1.1, "exact null space", ha="right", va="bottom")
     axis.text(low * 1.1, high / 1.1, "no direction is lost", ha="left", va="top")
-    axis.set(title=title, xlabel="inputs of the layer", ylabel="outputs", xscale="log", yscale="log",
-             xlim=(low, high), ylim=(low, high))
+    axis.set(
+        title=title,
+        xlabel="inputs of the layer",
+        ylabel="outputs",
+        xscale="log",
+        yscale="log",
+        xlim=(low, high),
+        ylim=(low, high),
+    )
     figure.legend(loc="outside lower center", ncols=2)
     return to_image(figure, alt)
 
@@ -158,8 +184,15 @@ def null_shares(rows, title, alt):
     axis = axes[0, 0]
     shares = [row.nullity / (row.groups * row.columns) for row in rows]
     axis.barh(range(len(rows)), [1 - share for share in shares], color=_greys()[0], label="seen (rank)")
-    axis.barh(range(len(rows)), shares, left=[1 - share for share in shares], color="0.82", hatch="////",
-              edgecolor="white", label="not seen (null space)")
+    axis.barh(
+        range(len(rows)),
+        shares,
+        left=[1 - share for share in shares],
+        color="0.82",
+        hatch="////",
+        edgecolor="white",
+        label="not seen (null space)",
+    )
     axis.set_yticks(range(len(rows)), [f"{row.name}  {row.rows}×{row.columns}" for row in rows], fontsize=7)
     axis.set(title=title, xlabel="share of the columns", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
     figure.legend(loc="outside lower center", ncols=2)
@@ -198,8 +231,9 @@ def shaded_table(values, marks, rows, columns, title, label, alt, limits=(1e-16,
         shade = min(max(math.log10(value), low), high) if value else low
         i, j = rows.index(row), columns.index(column)
         shades[i][j] = shade
-        axis.text(j, i, marks[row, column], ha="center", va="center",
-                  color="white" if shade < (low + high) / 2 else "black")
+        axis.text(
+            j, i, marks[row, column], ha="center", va="center", color="white" if shade < (low + high) / 2 else "black"
+        )
     drawn = axis.imshow(shades, cmap="cividis", vmin=low, vmax=high, aspect="auto")
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)

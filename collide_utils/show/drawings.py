@@ -28,8 +28,11 @@ def squeeze(matrices):
         axis.axis("off")
         axis.set_title(title, fontsize=9)
     half = ", ".join(f"{title} {short:.1f}" for title, (_, short) in zip(titles[1:], singular, strict=True))
-    return to_image(figure, f"A circle, the unit inputs, and the ellipses that random layers make of it, each with its "
-                            f"shorter half-axis: {half}. An ellipse whose shorter half-axis is 0 is flat.")
+    return to_image(
+        figure,
+        f"A circle, the unit inputs, and the ellipses that random layers make of it, each with its "
+        f"shorter half-axis: {half}. An ellipse whose shorter half-axis is 0 is flat.",
+    )
 
 
 def window_times_weight(image, geometry, place, weight):
@@ -45,8 +48,7 @@ def window_times_weight(image, geometry, place, weight):
     window = unfold(geometry, image.to(weight))[place]
     (high, wide), rows = geometry.window, len(weight)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    photo, patch, strip, heat, response = (
-        figure.add_subplot(part) for part in _parts(figure, (2.1, 5, 0.6), (1, 2.6)))
+    photo, patch, strip, heat, response = (figure.add_subplot(part) for part in _parts(figure, (2.1, 5, 0.6), (1, 2.6)))
     photo.imshow(image.permute(1, 2, 0).clamp(0, 1))
     corner = [at * step for at, step in zip(place, geometry.stride, strict=True)]
     photo.add_patch(Rectangle((corner[1] - 0.5, corner[0] - 0.5), wide, high, fill=False, color="white", linewidth=2))
@@ -63,9 +65,11 @@ def window_times_weight(image, geometry, place, weight):
     for axis in (photo, patch, strip, heat, response):
         axis.set(xticks=[], yticks=[])
     return to_image(
-        figure, "A photograph with a small square on it; the square enlarged; its pixels as a strip of grey values; "
-                f"below it, in the same {len(window)} columns, the weight as a coloured matrix of {rows} rows; at its "
-                "right a column with one response a row.")
+        figure,
+        "A photograph with a small square on it; the square enlarged; its pixels as a strip of grey values; "
+        f"below it, in the same {len(window)} columns, the weight as a coloured matrix of {rows} rows; at its "
+        "right a column with one response a row.",
+    )
 
 
 def _parts(figure, widths, heights):
@@ -91,16 +95,26 @@ def windows_over_tiles(tiles, window, strides):
         axis.vlines(range(0, wide + 1, window), 0, window, color="white", linewidth=3)
         for place, start in enumerate(range(0, wide - window + 1, stride)):
             whole = start % window == 0
-            axis.add_patch(Rectangle(
-                (start + 0.1, -1.2 - 1.2 * (place % number)), window - 0.2, 0.9, edgecolor=_INK,
-                facecolor=_INK if whole else "white", hatch=None if whole else "////"))
+            axis.add_patch(
+                Rectangle(
+                    (start + 0.1, -1.2 - 1.2 * (place % number)),
+                    window - 0.2,
+                    0.9,
+                    edgecolor=_INK,
+                    facecolor=_INK if whole else "white",
+                    hatch=None if whole else "////",
+                )
+            )
         axis.set(xlim=(-0.2, wide + 0.2), ylim=(window, -1.2 * number - 0.4))
         meets = "each window meets one whole tile" if number == 1 else "hatched windows cut across two tiles"
         axis.set_title(f"stride {stride}: {meets}", fontsize=10)
         axis.axis("off")
-    return to_image(figure, f"Equal tiles in a row, once for each of the strides {', '.join(map(str, strides))}. "
-                            "Above them, as bars, the windows of that stride: filled where a window meets one whole "
-                            "tile, hatched where it cuts across two.")
+    return to_image(
+        figure,
+        f"Equal tiles in a row, once for each of the strides {', '.join(map(str, strides))}. "
+        "Above them, as bars, the windows of that stride: filled where a window meets one whole "
+        "tile, hatched where it cuts across two.",
+    )
 
 
 def matrix_shapes(shapes=((3, 7), (5, 5), (7, 3))):
@@ -113,15 +127,29 @@ def matrix_shapes(shapes=((3, 7), (5, 5), (7, 3))):
         for row in range(rows):
             for column in range(columns):
                 extra = column >= rows
-                axis.add_patch(Rectangle((column, -row - 1), 0.92, 0.92, facecolor="0.82" if extra else _INK,
-                                         hatch="////" if extra else None, edgecolor="white"))
+                axis.add_patch(
+                    Rectangle(
+                        (column, -row - 1),
+                        0.92,
+                        0.92,
+                        facecolor="0.82" if extra else _INK,
+                        hatch="////" if extra else None,
+                        edgecolor="white",
+                    )
+                )
         left = max(0, columns - rows)
         axis.set(xlim=(-0.5, wide + 0.5), ylim=(-high - 0.5, 0.5), aspect="equal")
-        axis.set_title(f"{rows} rows, {columns} columns:\n" + (f"{left} dimensions are not seen" if left else
-                       "all are seen, at full rank"), fontsize=9)
+        axis.set_title(
+            f"{rows} rows, {columns} columns:\n"
+            + (f"{left} dimensions are not seen" if left else "all are seen, at full rank"),
+            fontsize=9,
+        )
         axis.axis("off")
-    return to_image(figure, f"Matrices as grids of squares: {', '.join(f'{r} by {c}' for r, c in shapes)}. Where "
-                            "there are more columns than rows, the columns in excess are hatched.")
+    return to_image(
+        figure,
+        f"Matrices as grids of squares: {', '.join(f'{r} by {c}' for r, c in shapes)}. Where "
+        "there are more columns than rows, the columns in excess are hatched.",
+    )
 
 
 def meeting_spaces(alt):
@@ -179,8 +207,13 @@ def vector(window, alt):
     """Draw how a vector of a null space, as a tensor ``(3, h, w)``, becomes a picture: by channel, whole, repeated."""
     window = perturbation(window)
     channels = [channel.expand(3, -1, -1) for channel in window]
-    return images([*channels, window, window.tile(1, 4, 4)],
-                  ["red values", "green values", "blue values", "one window", "repeated"], alt, columns=5, width=1.6)
+    return images(
+        [*channels, window, window.tile(1, 4, 4)],
+        ["red values", "green values", "blue values", "one window", "repeated"],
+        alt,
+        columns=5,
+        width=1.6,
+    )
 
 
 def sums(windows, labels, alt):
@@ -211,8 +244,13 @@ def nearest_valid(alt):
     axis.plot([0, 1], [0.24, 0.64], color=_INK, linewidth=4)
     axis.annotate("", (1.01, 0.64), (1.3, 1.15), arrowprops=dict(arrowstyle="-|>", color=_ACCENT, lw=2))
     axis.plot([0.3, 1, 1.3], [0.36, 0.64, 1.15], "o", color=_INK, markersize=8, zorder=3)
-    for x, y, words in ((0.3, 0.26, "photograph $x$"), (1.05, 0.52, "nearest valid image"), (1.36, 1.13, "target"),
-                        (0.05, 0.9, "[0, 1]: all valid images"), (-0.35, -0.08, "$W z = W x$")):
+    for x, y, words in (
+        (0.3, 0.26, "photograph $x$"),
+        (1.05, 0.52, "nearest valid image"),
+        (1.36, 1.13, "target"),
+        (0.05, 0.9, "[0, 1]: all valid images"),
+        (-0.35, -0.08, "$W z = W x$"),
+    ):
         axis.text(x, y, words, fontsize=9, va="center")
     axis.set(xlim=(-0.4, 1.9), ylim=(-0.15, 1.3), aspect="equal")
     axis.axis("off")
@@ -235,8 +273,11 @@ def level_set(alt):
     landed = corners[2] + slope * (slope @ (aside - corners[2]))
     axis.annotate("", aside, start, arrowprops=dict(arrowstyle="-|>", color=_ACCENT, lw=2.5, shrinkA=0, shrinkB=0))
     axis.annotate("", landed, aside, arrowprops=dict(arrowstyle="-|>", color="black", lw=1.5, shrinkA=0, shrinkB=0))
-    for point, words, shift in ((start, "$x$", (-4, 8)), (landed, "the next image", (-62, 14)),
-                                (corners[-1], "$\\{y : F(y) = F(x)\\}$", (-110, -4))):
+    for point, words, shift in (
+        (start, "$x$", (-4, 8)),
+        (landed, "the next image", (-62, 14)),
+        (corners[-1], "$\\{y : F(y) = F(x)\\}$", (-110, -4)),
+    ):
         axis.annotate(words, point, shift, textcoords="offset points", fontsize=11)
     axis.text(*(start + 0.8 * tangent + [0.1, -0.28]), "step in null($J$)", color=_ACCENT, fontsize=10)
     axis.text(*((landed + aside) / 2 + [0.12, -0.05]), "Newton lands", fontsize=10)
@@ -254,7 +295,7 @@ def part_and_join(steps, collision, alt):
         axis.plot([0, join - 0.3, join], [sign * 0.5, sign * 0.5, 0], color=colour, linewidth=3)
     axis.plot([join, len(steps) - 1], [0, 0], color="black", linewidth=4)
     for place, step in enumerate(steps):
-        for height in ((0.5, -0.5) if place < join else (0,)):
+        for height in (0.5, -0.5) if place < join else (0,):
             axis.plot(place, height, "o", color="white", markeredgecolor="black", markersize=9)
         axis.text(place, 0.85, step, ha="center", fontsize=9)
     axis.text(0.1, 0.0, "x ≠ y", va="center")

@@ -1,6 +1,5 @@
 """Widgets for the notebooks: controls above one picture, whose bytes are replaced when a control changes."""
 
-
 import html
 
 import torch
@@ -65,16 +64,25 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
     beta.layout.flex = "1 1 auto"
     play = ipywidgets.Play(value=beta.index, max=len(stops) - 1, interval=700)
     controls = dict(
-        beta=beta, network=control(ipywidgets.Dropdown, "160px", options=list(networks), description="network"),
+        beta=beta,
+        network=control(ipywidgets.Dropdown, "160px", options=list(networks), description="network"),
         photograph=control(ipywidgets.Dropdown, "180px", options=list(scene.photographs), description="photograph"),
         recipe=control(ipywidgets.Dropdown, "125px", options=RECIPES, description="recipe"),
         vector=control(ipywidgets.BoundedIntText, "100px", 0, max=0, description="vector"),
         seed=control(ipywidgets.BoundedIntText, "90px", 0, max=9999, description="seed"),
-        valid=control(ipywidgets.Checkbox, "115px", False, description="stay in [0, 1]", indent=False))
-    upload = control(ipywidgets.FileUpload, "115px", accept=".jpg,.jpeg,.png,.webp", description="Upload",
-                     tooltip="a JPEG, PNG or WebP file of up to 20 MB")
-    picture = _picture("Four pictures: the photograph, the perturbation at this β, their sum as shown, and what the "
-                       "network sees. Beside them the relative change of each layer. The text below says it in words.")
+        valid=control(ipywidgets.Checkbox, "115px", False, description="stay in [0, 1]", indent=False),
+    )
+    upload = control(
+        ipywidgets.FileUpload,
+        "115px",
+        accept=".jpg,.jpeg,.png,.webp",
+        description="Upload",
+        tooltip="a JPEG, PNG or WebP file of up to 20 MB",
+    )
+    picture = _picture(
+        "Four pictures: the photograph, the perturbation at this β, their sum as shown, and what the "
+        "network sees. Beside them the relative change of each layer. The text below says it in words."
+    )
     status = ipywidgets.HTML()
 
     def redraw():
@@ -117,8 +125,10 @@ def _by_name(things, kind):
         named = things
     else:
         things = [things] if isinstance(things, (str, torch.Tensor, torch.nn.Module)) else list(things)
-        named = {thing if isinstance(thing, str) else f"{kind} {number}": thing
-                 for number, thing in enumerate(things, start=1)}
+        named = {
+            thing if isinstance(thing, str) else f"{kind} {number}": thing
+            for number, thing in enumerate(things, start=1)
+        }
     if not named:
         raise ValueError(f"a panel needs at least one {kind}")
     return named

@@ -3,7 +3,6 @@
 Every figure is an ``IPython.display.Image``: a PNG with an alternative text, for readers who cannot see it.
 """
 
-
 import html
 import io
 import itertools
@@ -13,8 +12,19 @@ import torch
 
 _DPI = 110
 # In this order they suit streets: light sky, dark road, green trees, warm people and cars.
-_COLOURS = ("#a6d8f0", "#8c6d5a", "#e8e8e8", "#33334d", "#b5a6d0", "#2f6e2f", "#ffe14d", "#6b3d1e", "#e03127",
-            "#ff9d2e", "#111111")
+_COLOURS = (
+    "#a6d8f0",
+    "#8c6d5a",
+    "#e8e8e8",
+    "#33334d",
+    "#b5a6d0",
+    "#2f6e2f",
+    "#ffe14d",
+    "#6b3d1e",
+    "#e03127",
+    "#ff9d2e",
+    "#111111",
+)
 
 
 def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
@@ -33,13 +43,18 @@ def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
     from matplotlib.figure import Figure
 
     columns, gap = min(columns, len(pictures)), 6
-    drawn = [(picture, *(max(1, int(width * _DPI // picture.shape[2])) * n for n in picture.shape[1:]))
-             for picture in pictures]
+    drawn = [
+        (picture, *(max(1, int(width * _DPI // picture.shape[2])) * n for n in picture.shape[1:]))
+        for picture in pictures
+    ]
     across = max(round(width * _DPI), *(right for _, _, right in drawn)) + gap
     rows = [range(start, min(start + columns, len(drawn))) for start in range(0, len(drawn), columns)]
     heads = [12 + 16 * max(1 + titles[place].count("\n") for place in row) for row in rows]
-    bottoms = list(itertools.accumulate(head + max(drawn[place][1] for place in row) + gap
-                                        for row, head in zip(rows, heads, strict=True)))
+    bottoms = list(
+        itertools.accumulate(
+            head + max(drawn[place][1] for place in row) + gap for row, head in zip(rows, heads, strict=True)
+        )
+    )
     size = columns * across, bottoms[-1] + (26 if legend else 0)
     figure = Figure(figsize=[(side + 0.01) / _DPI for side in size])  # matplotlib cuts off fractions of a pixel
     for row, bottom in zip(rows, bottoms, strict=True):
@@ -54,8 +69,17 @@ def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
         from matplotlib.patches import Patch
 
         patches = [Patch(facecolor=colour, edgecolor="black", label=word) for word, colour in legend.items()]
-        figure.legend(handles=patches, loc="lower center", ncols=len(legend), fontsize=8, frameon=False, borderpad=0,
-                      handlelength=1, handletextpad=0.4, columnspacing=1)
+        figure.legend(
+            handles=patches,
+            loc="lower center",
+            ncols=len(legend),
+            fontsize=8,
+            frameon=False,
+            borderpad=0,
+            handlelength=1,
+            handletextpad=0.4,
+            columnspacing=1,
+        )
     return to_image(figure, alt)
 
 
@@ -99,8 +123,10 @@ def sheets(tiles, alt, columns=12, repeat=2):
     """
     from torchvision.utils import make_grid
 
-    drawn = [make_grid([tile.tile(1, repeat, repeat) for tile in some], nrow=columns, padding=2, pad_value=1)
-             for some in tiles.values()]
+    drawn = [
+        make_grid([tile.tile(1, repeat, repeat) for tile in some], nrow=columns, padding=2, pad_value=1)
+        for some in tiles.values()
+    ]
     return images(drawn, list(tiles), alt, columns=1, width=7.2)
 
 
@@ -131,12 +157,13 @@ def heatmaps(matrices, titles, xlabel, ylabel, label, alt, columns=3, limits=Non
     columns = min(columns, len(matrices))
     figure, axes = subplots(math.ceil(len(matrices) / columns), columns, (2.7, 2.8) if shared else (4.6, 3.7))
     for axis, matrix, title in zip(axes.flat, matrices, titles, strict=False):
-        drawn = axis.imshow(matrix.float().cpu().numpy(), cmap="cividis", interpolation="nearest", vmin=low, vmax=high,
-                            extent=extent)
+        drawn = axis.imshow(
+            matrix.float().cpu().numpy(), cmap="cividis", interpolation="nearest", vmin=low, vmax=high, extent=extent
+        )
         axis.set_title(title, fontsize=9)
         if not shared:
             figure.colorbar(drawn, ax=axis, label=label)
-    for axis in axes.flat[len(matrices):]:
+    for axis in axes.flat[len(matrices) :]:
         axis.set_axis_off()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
@@ -160,17 +187,23 @@ def table(rows, columns, caption):
         return f"<td{right}>{html.escape(value) if isinstance(value, str) else f'{value:,}'}</td>"
 
     # The script finds its table from the button, so that copies of the page, and tables beside it, sort by themselves.
-    sort = ("const head=this.parentNode,body=head.closest('table').tBodies[0],up=head.ariaSort!='ascending',"
-            "key=row=>row.cells[head.cellIndex].innerText.replaceAll(',','');"
-            "[...head.parentNode.cells].forEach(other=>other.ariaSort='none');"
-            "head.ariaSort=up?'ascending':'descending';"
-            "[...body.rows].sort((a,b)=>(up?1:-1)*key(a).localeCompare(key(b),'en',{numeric:true}))"
-            ".forEach(row=>body.append(row))")
-    heads = "".join(f'<th scope="col"><button type="button" onclick="{sort}">{html.escape(column)}</button></th>'
-                    for column in columns)
+    sort = (
+        "const head=this.parentNode,body=head.closest('table').tBodies[0],up=head.ariaSort!='ascending',"
+        "key=row=>row.cells[head.cellIndex].innerText.replaceAll(',','');"
+        "[...head.parentNode.cells].forEach(other=>other.ariaSort='none');"
+        "head.ariaSort=up?'ascending':'descending';"
+        "[...body.rows].sort((a,b)=>(up?1:-1)*key(a).localeCompare(key(b),'en',{numeric:true}))"
+        ".forEach(row=>body.append(row))"
+    )
+    heads = "".join(
+        f'<th scope="col"><button type="button" onclick="{sort}">{html.escape(column)}</button></th>'
+        for column in columns
+    )
     body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    return HTML(f'<div style="max-height: 24em; overflow: auto"><table><caption>{html.escape(caption)}</caption>'
-                f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>")
+    return HTML(
+        f'<div style="max-height: 24em; overflow: auto"><table><caption>{html.escape(caption)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def map_grid(rows, labels, titles, alt):
@@ -180,8 +213,9 @@ def map_grid(rows, labels, titles, alt):
     one square: nothing is smoothed.
     """
     if len(rows) != len(labels) or any(len(row) != len(titles) for row in rows):
-        raise ValueError(f"{len(labels)} labels and {len(titles)} titles do not fit rows of lengths "
-                         f"{[len(row) for row in rows]}")
+        raise ValueError(
+            f"{len(labels)} labels and {len(titles)} titles do not fit rows of lengths {[len(row) for row in rows]}"
+        )
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = subplots(len(rows), len(titles), (1.9, 2.1))
@@ -193,8 +227,13 @@ def map_grid(rows, labels, titles, alt):
             if row[column].ndim == 3:
                 axis.imshow(row[column].clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
                 continue
-            drawn = axis.imshow(row[column].float().cpu().numpy(), cmap="cividis", interpolation="nearest",
-                                vmin=min(float(map.min()) for map in maps), vmax=max(float(map.max()) for map in maps))
+            drawn = axis.imshow(
+                row[column].float().cpu().numpy(),
+                cmap="cividis",
+                interpolation="nearest",
+                vmin=min(float(map.min()) for map in maps),
+                vmax=max(float(map.max()) for map in maps),
+            )
         if maps:
             bar = figure.colorbar(drawn, ax=axes[:, column], location="bottom", pad=0.02, aspect=12)
             bar.ax.tick_params(labelsize=6)

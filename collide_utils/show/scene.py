@@ -54,11 +54,13 @@ class Scene:
         seen, found = search.seen(y), self.reference.compare(y)
         shown = found.said[1] if valid else self._said(y.clamp(0, 1))
         grey_levels = 255 * float((y - x).square().mean().sqrt())
-        cells = [(self._pixels, ("photograph", found.said[0])),
-                 (canvas.pixels(0.5 + y - x), (f"perturbation at {beta:.0f}", f"{grey_levels:.1f} grey levels RMS")),
-                 (canvas.pixels(y), (f"sum, fed: {found.said[1]}", f"sum, shown: {shown}")),
-                 (canvas.pixels(seen), (self._seen, self._said(seen)))]
-        before = list(found.changes)[:list(found.changes).index(search.layer.name)]
+        cells = [
+            (self._pixels, ("photograph", found.said[0])),
+            (canvas.pixels(0.5 + y - x), (f"perturbation at {beta:.0f}", f"{grey_levels:.1f} grey levels RMS")),
+            (canvas.pixels(y), (f"sum, fed: {found.said[1]}", f"sum, shown: {shown}")),
+            (canvas.pixels(seen), (self._seen, self._said(seen))),
+        ]
+        before = list(found.changes)[: list(found.changes).index(search.layer.name)]
         picture = canvas.board(cells, before, found.changes, found.bound)
         return picture, self._words(network, beta, y, found, shown, kept)
 
@@ -104,12 +106,18 @@ class Scene:
             outside = float(((y < 0) | (y > 1)).double().mean())
             limits = f"{outside:.0%} of its numbers lie outside [0, 1], where the picture is clipped."
         else:
-            limits = (f"It stays in [0, 1]: the median window keeps β = {float(kept.median()):.0f}, "
-                      f"{float((kept >= beta).double().mean()):.0%} of the windows keep all of it.")
+            limits = (
+                f"It stays in [0, 1]: the median window keeps β = {float(kept.median()):.0f}, "
+                f"{float((kept >= beta).double().mean()):.0%} of the windows keep all of it."
+            )
         overlap = ""
         if geometry.overlapping:
-            overlap = (f" The windows of {stem} overlap (window {geometry.window[0]}, stride {geometry.stride[0]}): "
-                       "what is null in one window is not in the next, so there is no collision.")
-        return (f"β = {beta:.0f}. {network} says “{found.said[0]}” to the photograph, “{found.said[1]}” to the numbers "
-                f"of the sum, and “{shown}” to the sum as shown. Change after {stem}: {found.changes[stem]:.1e} in "
-                f"{self._dtype} (rounding: up to {found.bound:.0e}). {limits}{overlap}")
+            overlap = (
+                f" The windows of {stem} overlap (window {geometry.window[0]}, stride {geometry.stride[0]}): "
+                "what is null in one window is not in the next, so there is no collision."
+            )
+        return (
+            f"β = {beta:.0f}. {network} says “{found.said[0]}” to the photograph, “{found.said[1]}” to the numbers "
+            f"of the sum, and “{shown}” to the sum as shown. Change after {stem}: {found.changes[stem]:.1e} in "
+            f"{self._dtype} (rounding: up to {found.bound:.0e}). {limits}{overlap}"
+        )

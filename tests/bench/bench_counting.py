@@ -31,8 +31,10 @@ torch.manual_seed(0)
 vgg = get_model("vgg16_bn", weights=None)
 start = time.perf_counter()
 took, held = seconds(counting.count, vgg), 4e-6 * sum(parameter.numel() for parameter in vgg.parameters())
-print(f"VGG-16: {time.perf_counter() - start:.0f} s, {took:.0f} s of processor time; peak memory {megabytes():.0f} MB, "
-      f"the interpreter and {held:.0f} MB of weights included")
+print(
+    f"VGG-16: {time.perf_counter() - start:.0f} s, {took:.0f} s of processor time; peak memory {megabytes():.0f} MB, "
+    f"the interpreter and {held:.0f} MB of weights included"
+)
 del vgg
 
 print(f"atlas: {seconds(counting.atlas):.1f} s of processor time for every torchvision builder")
@@ -41,8 +43,10 @@ resnet = get_model("resnet50", weights=None)
 matrices = [weight.matrix[0] for weight in weights.layer_weights(resnet)]
 ours = sum(seconds(nullspace.nullity, matrix) for matrix in matrices)
 theirs = sum(seconds(scipy.linalg.null_space, matrix.numpy()) for matrix in matrices)
-print(f"ResNet-50: scipy.linalg.null_space takes {theirs / ours:.1f} times as long as nullity, weight by weight, and "
-      f"{theirs / seconds(counting.count, resnet):.1f} times as long as a count, which looks at the layers as well")
+print(
+    f"ResNet-50: scipy.linalg.null_space takes {theirs / ours:.1f} times as long as nullity, weight by weight, and "
+    f"{theirs / seconds(counting.count, resnet):.1f} times as long as a count, which looks at the layers as well"
+)
 
 sizes = [128, 256, 512, 1024, 2048]
 ours, theirs = [], []
@@ -54,7 +58,13 @@ for size in sizes:
     print(f"{size} × {2 * size}: {theirs[-1] / ours[-1]:.0f} times as long")
 
 times = {"nullspace.nullity": ours, "scipy.linalg.null_space": theirs}
-picture = charts.lines(sizes, times, "Time to count a null space", "rows (half the columns)", "processor seconds",
-                     alt="Time against matrix size on logarithmic axes, for our nullity and scipy's null_space.")
+picture = charts.lines(
+    sizes,
+    times,
+    "Time to count a null space",
+    "rows (half the columns)",
+    "processor seconds",
+    alt="Time against matrix size on logarithmic axes, for our nullity and scipy's null_space.",
+)
 Path("build").mkdir(exist_ok=True)
 Path("build/counting.png").write_bytes(picture.data)

@@ -21,8 +21,11 @@ level = LevelSet(model, "avgpool", cat)
 
 def report(name, image, start):
     distance = float((image - coffee).square().mean().sqrt())
-    print(f"{name:<9} {time.process_time() - start:3.0f} s, relative feature error {level.change(image):.1e}, RMS to "
-          f"the coffee {distance:.4f}", flush=True)
+    print(
+        f"{name:<9} {time.process_time() - start:3.0f} s, relative feature error {level.change(image):.1e}, RMS to "
+        f"the coffee {distance:.4f}",
+        flush=True,
+    )
 
 
 def loss(image):
@@ -50,9 +53,14 @@ def lbfgs():
     best = []
     low, high = (coffee - 0.1).clamp(min=0), (coffee + 0.1).clamp(max=1)
     with contextlib.suppress(StopIteration):
-        minimize(value, coffee.flatten().numpy(), jac=True, method="L-BFGS-B",
-                 bounds=list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=True)),
-                 options=dict(maxiter=10**6, maxfun=10**6, ftol=0, gtol=0))
+        minimize(
+            value,
+            coffee.flatten().numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=True)),
+            options=dict(maxiter=10**6, maxfun=10**6, ftol=0, gtol=0),
+        )
     image = torch.from_numpy(best[-1][1]).view_as(cat)
     report("L-BFGS-B", image, start)
 
@@ -61,7 +69,7 @@ def adam():
     start, image = time.process_time(), coffee.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=1e-3)
     while time.process_time() - start < SECONDS:
-        image.grad, = torch.autograd.grad(loss(image), image)
+        (image.grad,) = torch.autograd.grad(loss(image), image)
         optimizer.step()
         with torch.no_grad():
             image.clamp_(0, 1)
@@ -99,8 +107,10 @@ def jacobian():
     together = time.process_time() - start
     start = time.process_time()
     level._rows(cat, level._quick)
-    print(f"Jacobian of {len(features)} outputs: {together:.1f} s in float64, {time.process_time() - start:.1f} s in "
-          f"float32; {singly:.1f} s by single backward passes in float64")
+    print(
+        f"Jacobian of {len(features)} outputs: {together:.1f} s in float64, {time.process_time() - start:.1f} s in "
+        f"float32; {singly:.1f} s by single backward passes in float64"
+    )
 
 
 if __name__ == "__main__":

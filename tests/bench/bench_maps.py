@@ -26,8 +26,10 @@ start = time.perf_counter()
 rows = maps.compare_maps(model, cat, colliding)
 taken = time.perf_counter() - start
 layers = len({row.layer for row in rows} - {None})
-print(f"{len(maps.METHODS)} methods, {layers} layers, {len(rows)} pairs of maps: {taken:.0f} s on "
-      f"{torch.get_num_threads()} threads; as the theory says: {sum(row.verdict == row.theory for row in rows)}")
+print(
+    f"{len(maps.METHODS)} methods, {layers} layers, {len(rows)} pairs of maps: {taken:.0f} s on "
+    f"{torch.get_num_threads()} threads; as the theory says: {sum(row.verdict == row.theory for row in rows)}"
+)
 
 ours = seconds(lambda: maps.compute("grad_cam", model, cat, "layer3", target=0))
 bare = seconds(lambda: LayerGradCam(model, model.layer3).attribute(cat[None], 0))

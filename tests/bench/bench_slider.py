@@ -16,5 +16,7 @@ for name in ("patchnet", "stridenet"):
             slider.index = int(index)
             times.append(1e3 * (time.perf_counter() - start))
         times = [spent for spent in times if spent > 1]  # the slider stood there already
-        print(f"{name}, stay in [0, 1] {'on' if valid.value else 'off'}: median {np.median(times):.0f} ms, "
-              f"95th percentile {np.percentile(times, 95):.0f} ms")
+        print(
+            f"{name}, stay in [0, 1] {'on' if valid.value else 'off'}: median {np.median(times):.0f} ms, "
+            f"95th percentile {np.percentile(times, 95):.0f} ms"
+        )

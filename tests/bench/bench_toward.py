@@ -14,12 +14,19 @@ model = models.load("patchnet", dtype=torch.float64)
 search = NullSpaceSearch(model)
 cat, coffee = images.load("chelsea"), images.load("coffee")
 generator = torch.Generator().manual_seed(0)
-targets = {"coffee": coffee, "white": torch.ones_like(cat), "noise": torch.rand(cat.shape, generator=generator),
-           "a mosaic at β = 2048": search.collide(cat, search.random(generator), 2048)}
+targets = {
+    "coffee": coffee,
+    "white": torch.ones_like(cat),
+    "noise": torch.rand(cat.shape, generator=generator),
+    "a mosaic at β = 2048": search.collide(cat, search.random(generator), 2048),
+}
 contrast, white = ((cat - 0.5) * 3 + 0.5).clamp(0, 1), torch.ones_like(cat)
-pairs = {**{f"cat toward {name}": (cat, target) for name, target in targets.items()},
-         "cat at three times its contrast toward coffee": (contrast, coffee), "white toward cat": (white, cat),
-         "cat toward noise of 1000 times the box": (cat, 1000 * torch.randn(cat.shape, generator=generator))}
+pairs = {
+    **{f"cat toward {name}": (cat, target) for name, target in targets.items()},
+    "cat at three times its contrast toward coffee": (contrast, coffee),
+    "white toward cat": (white, cat),
+    "cat toward noise of 1000 times the box": (cat, 1000 * torch.randn(cat.shape, generator=generator)),
+}
 for name, (image, target) in pairs.items():
     start = time.perf_counter()
     found = search.toward(image, target)
@@ -31,10 +38,17 @@ for name, (image, target) in pairs.items():
 point, target = (windows.unfold(search.geometry, image.double())[16, 16].numpy() for image in (cat, coffee))
 V, shift = search.basis.numpy(), point - target
 start = time.perf_counter()
-minimize(lambda a: 0.5 * np.sum((shift + V @ a)**2), np.zeros(V.shape[1]), jac=lambda a: V.T @ (shift + V @ a),
-         method="SLSQP", options=dict(maxiter=300, ftol=1e-12),
-         constraints=[dict(type="ineq", fun=lambda a: point + V @ a, jac=lambda a: V),
-                      dict(type="ineq", fun=lambda a: 1 - point - V @ a, jac=lambda a: -V)])
+minimize(
+    lambda a: 0.5 * np.sum((shift + V @ a) ** 2),
+    np.zeros(V.shape[1]),
+    jac=lambda a: V.T @ (shift + V @ a),
+    method="SLSQP",
+    options=dict(maxiter=300, ftol=1e-12),
+    constraints=[
+        dict(type="ineq", fun=lambda a: point + V @ a, jac=lambda a: V),
+        dict(type="ineq", fun=lambda a: 1 - point - V @ a, jac=lambda a: -V),
+    ],
+)
 peer = time.perf_counter() - start
 start = time.perf_counter()
 search.toward(cat, coffee)
