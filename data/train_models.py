@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import training
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models._meta import _IMAGENET_CATEGORIES
@@ -321,13 +322,8 @@ def train(name, banks, answers, labels, held_out, work):
     steps, epochs = len(labels) // LABELLED, sum(recipe["epochs"])
     often = labels.bincount()[labels] ** -0.5  # a class with four times the photographs is drawn twice as often
     parts = dict(model=model, average=average, optimiser=optimiser)
-    checkpoint, record = work / f"{name}.pt", []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for key, part in parts.items():
-            part.load_state_dict(state[key])
-        record = state["record"]
-        generator.set_state(state["generator"])
+    checkpoint = work / f"{name}.pt"
+    record = training.resume(checkpoint, parts, generator)
     bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name, mininterval=30)
     for epoch in bar:
         small, full, second = recipe["epochs"]
@@ -379,10 +375,7 @@ def train(name, banks, answers, labels, held_out, work):
             )
         )
         bar.set_postfix(loss=f"{record[-1]['loss']:.3f}", held_out=record[-1]["held_out"])
-        state = {key: part.state_dict() for key, part in parts.items()}
-        state |= dict(record=record, generator=generator.get_state())
-        torch.save(state, checkpoint.with_suffix(".part"))
-        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+        training.keep(checkpoint, parts, generator, record)
     shipped = models.SmallResNet(model.stem, CLASSES)
     state = average.module.state_dict()
     shipped.load_state_dict(state | {key: state[key][: len(CLASSES)] for key in ("fc.weight", "fc.bias")})
@@ -404,36 +397,14 @@ def measure(model, x, y):
     )
 
 
-def write_record(name, record, model, held_out):
-    """Replace this network's rows in training.csv (one an epoch) and accuracy.csv (one a network)."""
-    result = dict(network=name) | measure(model, *held_out)
-    for path, new in ((OUT / "training.csv", record), (OUT / "accuracy.csv", [result])):
-        old = []
-        if path.exists():
-            with open(path, newline="") as file:
-                old = [row for row in csv.DictReader(file) if row["network"] != name]
-        new = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in new]
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(new[0]), lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(sorted(old + new, key=lambda row: list(RECIPES).index(row["network"])))
-
-
 def main():
     parser = argparse.ArgumentParser(description="Train the classifiers that the course ships.")
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(RECIPES)}; all by default")
-    parser.add_argument("--caltech", required=True, type=Path, help="Caltech-101's folder 101_ObjectCategories")
-    parser.add_argument("--cats", required=True, type=Path, help="a folder of photographs of cats")
-    parser.add_argument("--photos", type=Path, help="a folder of photographs of anything, for the teacher only")
+    folder = dict(type=training.folder)
+    parser.add_argument("--caltech", required=True, **folder, help="Caltech-101's folder 101_ObjectCategories")
+    parser.add_argument("--cats", required=True, **folder, help="a folder of photographs of cats")
+    parser.add_argument("--photos", **folder, help="a folder of photographs of anything, for the teacher only")
     parser.add_argument("--work", default="build/training", type=Path, help="checkpoints and the views (about 9 GB)")
-    args = parser.parse_args()
-    if unknown := set(args.networks) - set(RECIPES):
-        parser.error(f"no network called {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
-    for folder in (args.caltech / "airplanes", args.cats, args.photos):
-        if folder and not folder.is_dir():
-            parser.error(f"{str(folder)!r} is not a folder")
-    args.work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # so that the same bits come out again
+    args = training.start(parser, RECIPES)
     if not (args.work / "split.csv").exists():
         make_split(args.caltech, args.cats, args.work / "split.csv")
     files, labels = read_split(args.work / "split.csv", "train", args.caltech, args.cats)
@@ -441,10 +412,12 @@ def main():
     held_out = torch.stack([(images.from_file(file) * 255).round().byte() for file in test_files]), test_labels
     banks = make_banks(files + find_others(args.caltech, args.photos, test_files), args.work)
     answers = teach(banks[min(banks)], args.work / "teacher.pt")
-    for name in args.networks or RECIPES:
+    for name in args.networks:
         model, record = train(name, banks, answers, labels, held_out, args.work)
         models.save(model, OUT / f"{name}.safetensors")
-        write_record(name, record, model, held_out)
+        result = dict(network=name) | measure(model, *held_out)
+        training.replace_rows(OUT / "training.csv", name, record, RECIPES)
+        training.replace_rows(OUT / "accuracy.csv", name, [result], RECIPES)
 
 
 if __name__ == "__main__":

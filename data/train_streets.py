@@ -13,15 +13,14 @@ Choices are made on the val part. The test part is only measured.
 
 import argparse
 import copy
-import csv
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+import training
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image
@@ -237,14 +236,8 @@ def train(name, data, val, work, recipe):
         [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=others, weight_decay=0.0)], lr=recipe["lr"]
     )
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA), use_buffers=True)
-    checkpoint, record = Path(work) / f"{name}.pt", []
-    parts = dict(model=model, average=average, optimiser=optimiser)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for key, part in parts.items():
-            part.load_state_dict(state[key])
-        record = state["record"]
-        generator.set_state(state["generator"])
+    checkpoint, parts = Path(work) / f"{name}.pt", dict(model=model, average=average, optimiser=optimiser)
+    record = training.resume(checkpoint, parts, generator)
     steps, epochs = len(frames) // BATCH, recipe["epochs"]
     bar = tqdm(range(len(record), epochs), initial=len(record), total=epochs, desc=name, mininterval=30)
     for epoch in bar:
@@ -276,9 +269,7 @@ def train(name, data, val, work, recipe):
             row["val"] = float(np.mean(list(measure(average.module.eval(), val).values())[-1]))
             bar.set_postfix(loss=f"{row['loss']:.3f}", val=f"{row['val']:.3f}")
         record.append(row)
-        state = {key: part.state_dict() for key, part in parts.items()}
-        torch.save(state | dict(record=record, generator=generator.get_state()), checkpoint.with_suffix(".part"))
-        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+        training.keep(checkpoint, parts, generator, record)
     return copy.deepcopy(average.module).eval(), record
 
 
@@ -299,42 +290,21 @@ def score_rows(name, model, part, pairs):
     return rows
 
 
-def replace_rows(path, name, new):
-    """Replace this network's rows in a csv file."""
-    old = []
-    if path.exists():
-        with open(path, newline="") as file:
-            old = [row for row in csv.DictReader(file) if row["network"] != name]
-    new = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in new]
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(new[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(old + new, key=lambda row: list(RECIPES).index(row["network"])))
-
-
 def main():
     parser = argparse.ArgumentParser(description="Train the street networks that the course ships.")
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(RECIPES)}; all by default")
-    parser.add_argument("--camvid", required=True, type=Path, help="the folder with train, trainannot and so on")
+    parser.add_argument("--camvid", required=True, type=training.folder, help="the folder with train, trainannot, …")
     parser.add_argument("--work", default="build/streets", type=Path, help="checkpoints")
-    args = parser.parse_args()
-    if unknown := set(args.networks) - set(RECIPES):
-        parser.error(f"no network called {', '.join(sorted(unknown))}; there are {', '.join(RECIPES)}")
-    torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = training.start(parser, RECIPES)
     data = {part: files(args.camvid, part) for part in ("train", "val", "test")}
     data["shown"] = [(frame, frame.with_suffix(".png")) for frame in sorted(SHOWN.glob("*.jpg"))]
-    for name in args.networks or RECIPES:
+    for name in args.networks:
         model, record = train(name, data["train"], data["val"], args.work, RECIPES[name])
-        replace_rows(OUT / "street_training.csv", name, record)
+        training.replace_rows(OUT / "street_training.csv", name, record, RECIPES)
         models.save(model, (args.work if name == "first" else OUT) / f"{name}.safetensors")
         if name == "first":
             continue
-        replace_rows(
-            OUT / "street_scores.csv",
-            name,
-            [row for part in ("val", "test", "shown") for row in score_rows(name, model, part, data[part])],
-        )
+        rows = [row for part in ("val", "test", "shown") for row in score_rows(name, model, part, data[part])]
+        training.replace_rows(OUT / "street_scores.csv", name, rows, RECIPES)
 
 
 if __name__ == "__main__":

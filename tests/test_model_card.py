@@ -1,11 +1,11 @@
 """The model card and its tables, against the weights and whatever photographs are at hand."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import train_models
 
 from collide_utils import _data, images, models
 from collide_utils.symbol import symbol
@@ -48,10 +48,7 @@ def test_accuracies_are_those_that_the_course_promises():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_accuracies_come_out_of_the_weights_again(name):
     """Up to two photographs that are near a border; stridenet's attack is left out, for it takes minutes."""
-    spec = importlib.util.spec_from_file_location("train_models", _data.FOLDER / "train_models.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    files, labels = script.read_split(
+    files, labels = train_models.read_split(
         _data.FOLDER / "models" / "split.csv",
         "held-out",
         SHARED / "caltech101" / "101_ObjectCategories",
@@ -61,9 +58,9 @@ def test_the_accuracies_come_out_of_the_weights_again(name):
     model, row = models.load(name), accuracies()[name]
     assert row["images"] == len(files)
     if name == "stridenet":
-        measured = dict(zip(("held_out", "mean_of_classes"), script.accuracy(model, pixels, labels), strict=True))
+        measured = dict(zip(("held_out", "mean_of_classes"), train_models.accuracy(model, pixels, labels), strict=True))
     else:
-        measured = script.measure(model, pixels, labels)
+        measured = train_models.measure(model, pixels, labels)
         assert measured.pop("robust") == pytest.approx(row["robust"], abs=2 / row["attacked"])
     assert measured["held_out"] == pytest.approx(row["held_out"], abs=2 / len(files))
     assert measured["mean_of_classes"] == pytest.approx(row["mean_of_classes"], abs=0.01)

@@ -1,13 +1,13 @@
 """The two street networks, and the script that trains and measures them."""
 
 import csv
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_streets as script
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,16 +18,6 @@ from collide_utils import NullSpaceSearch, _data, checkpoints, compare, images, 
 NAMES = ["streetnet", "streetboxes"]
 CAMVID = Path(__file__).resolve().parent.parent.parent / "shared" / "camvid"
 SHOWN = [(frame, frame.with_suffix(".png")) for frame in sorted((_data.FOLDER / "street").glob("*.jpg"))]
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("train_streets", _data.FOLDER / "train_streets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -1,12 +1,13 @@
 """The training script of the classifiers, on a handful of tiny pictures."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_models
+import training
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,23 +17,15 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 NAME = "patchnet-l2"  # the one with an attack in its recipe; here with all that the others have, too
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("train_models", _data.FOLDER / "train_models.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def script(monkeypatch):
-    """The script as a module, with a short recipe and small batches."""
-    module = load()
+    """The script with a short recipe and small batches."""
     for name, value in dict(VIEWS=2, BANKS={48: 50, 64: 66}, BATCH=32, LABELLED=24, TEST_STEPS=1).items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(train_models, name, value)
     short = dict(epochs=(1, 1, 1), mixed=0.5, averaged=(0.9, 0.8))
-    monkeypatch.setitem(module.RECIPES, NAME, module.RECIPES[NAME] | short)
+    monkeypatch.setitem(train_models.RECIPES, NAME, train_models.RECIPES[NAME] | short)
     threads = torch.get_num_threads()
-    yield module
+    yield train_models
     torch.set_num_threads(threads)
 
 
@@ -183,9 +176,8 @@ def test_the_heads_of_both_tasks_share_a_layer_that_rounds_to_float32(script):
 @pytest.mark.parametrize("name", ["patchnet", "stridenet", "patchnet-l2"])  # patchnet-b is older than the script
 def test_weight_decay_alone_moves_the_sum_of_the_class_rows(name):
     """The record of the shipped networks, against SGD with momentum in a direction without a gradient."""
-    script = load()
-    epochs = script.RECIPES[name]["epochs"]
-    start = script.untrained(name, 1000).fc.weight.detach()[: len(script.CLASSES)].double()
+    epochs = train_models.RECIPES[name]["epochs"]
+    start = train_models.untrained(name, 1000).fc.weight.detach()[: len(train_models.CLASSES)].double()
     ones = start.sum(0) / len(start) ** 0.5
     velocity = torch.zeros_like(ones)
     record = models.training_record(name)
@@ -193,5 +185,26 @@ def test_weight_decay_alone_moves_the_sum_of_the_class_rows(name):
     for row in record:
         for step in range(row["steps"]):
             velocity = row["momentum"] * velocity + row["weight_decay"] * ones
-            ones = ones - script.learning_rate(row["epoch"] - 1 + step / row["steps"], epochs) * velocity
+            ones = ones - train_models.learning_rate(row["epoch"] - 1 + step / row["steps"], epochs) * velocity
         assert row["head_ones"] == pytest.approx(float(ones.norm()), rel=2e-5)
+
+
+def test_a_network_that_is_trained_again_replaces_its_own_rows(tmp_path):
+    path = tmp_path / "record.csv"
+    for name, numbers in (("b", (1, 2)), ("a", (3,)), ("b", (0.25,))):
+        training.replace_rows(path, name, [dict(network=name, x=x) for x in numbers], ["a", "b"])
+    assert path.read_text() == "network,x\na,3\nb,0.25\n" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--caltech=nowhere", "--cats=."], "'nowhere' is not a folder"),
+        (["--caltech=.", "--cats=.", "patchnot"], "no network called patchnot; there are patchnet, "),
+    ],
+)
+def test_a_wrong_start_is_named_and_makes_no_folder(arguments, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_models.py", *arguments, f"--work={tmp_path / 'work'}"])
+    with pytest.raises(SystemExit):
+        train_models.main()
+    assert text in capsys.readouterr().err and not (tmp_path / "work").exists()
