@@ -225,18 +225,21 @@ def test_half_the_size_is_only_a_start():
 def test_a_tiled_null_vector_of_the_weight_vanishes_on_a_lattice_only(name):
     conv = stem().double() if name == "resnet" else models.load("stridenet", dtype=torch.float64).conv1
     vectors = nullspace.null_space(conv.weight.flatten(1)).T.view(-1, 3, 7, 7)
-    zero = [(2 * i - 3) % 7 == 0 for i in range(112)]
-    inside = slice(2, 110)  # windows that do not reach into the padding
-    lattice = torch.tensor(zero)[:, None] & torch.tensor(zero)
-    assert sum(zero[inside]) in (15, 16)
+    with (
+        torch.no_grad()
+    ):  # of 21 windows, 2·7 that do not reach into the padding: four times all that such a tile makes
+        responses = conv(vectors.repeat(1, 1, 6, 6))[:, :, 2:16, 2:16].norm(dim=1)
+    zero = torch.tensor([(2 * i - 3) % 7 == 0 for i in range(2, 16)])
+    assert int(zero.sum()) == 2
+    for response in responses:
+        torch.testing.assert_close(response < 1e-12 * response.max(), zero[:, None] & zero)
+    # The tiles lie on a torus of 14 pixels, where the symbol says what is possible. A trained stem responds most to
+    # coarse patterns, which noise has and null vectors have not: on the average they are a third as loud as noise.
+    gains = responses.flatten(1).norm(dim=1) / math.sqrt(4 * 4)  # 4·4 tiles of unit norm
+    possible = torch.linalg.svdvals(symbol(conv, 14))
+    assert possible.min() <= gains.min() and gains.max() <= possible.max()
     noise = conv.weight.norm() / math.sqrt(3 * 4)  # ‖A‖_F² / N: each weight is used once per 2×2 cell of 3 channels
-    for vector in vectors[::20]:
-        tiled = vector.repeat(1, 32, 32)
-        with torch.no_grad():
-            response = conv(tiled[None])[0].norm(dim=0)[inside, inside]
-        gain = response.norm() / tiled[:, 4:220, 4:220].norm()
-        assert noise / 10 < gain < 3 * noise
-        torch.testing.assert_close(response < 1e-12 * response.max(), lattice[inside, inside])
+    assert noise / 5 < gains.square().mean().sqrt() < 2 * noise
 
 
 def test_bad_arguments_are_named():
