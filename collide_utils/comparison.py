@@ -87,16 +87,34 @@ def compare(model, x, y, output=None):
 
 
 class Reference:
-    """What `model` makes of one image, kept to compare many others with: :func:`compare` with its first half done."""
+    """What `model` makes of one image, kept to compare many others with: :func:`compare` with its first half done.
+
+    ``answer`` is the model's :class:`~collide_utils.answers.Answer` to the image.
+    """
 
     def __init__(self, model, x, output=None):
         images.check(x)
         self.model, self.x, self.output = model, x.detach().clone(), output
-        self._features, self._answer = self._run(x)
+        self._features, self.answer = self._run(x)
         self._double = self._constant = None
 
     def compare(self, y):
         """Return the :class:`Comparison` of the image with `y`; errors as in :func:`compare`."""
+        changes, bound, answer = self.measure(y)
+        collides_from, doubt = self._confirm(y, changes, bound)
+        said = self.answer.said, answer.said
+        agreement = self.answer.agreement(answer, max(changes[name] for name in answer.rows))
+        if answer.scores is None:
+            return Comparison(changes, bound, collides_from, doubt, said, agreement, None, None, None)
+        logits = torch.cat([self.answer.scores, answer.scores]).double()
+        predictions, probabilities = zip(self.answer.best, answer.best, strict=True)
+        return Comparison(changes, bound, collides_from, doubt, said, agreement, logits, predictions, probabilities)
+
+    def measure(self, y):
+        """Return the ``changes`` and the ``bound`` of :meth:`compare`, and the model's :class:`Answer` to `y`.
+
+        One run of the model: what is not asked is whether float64 confirms a collision. Errors as in :func:`compare`.
+        """
         if isinstance(y, torch.Tensor) and y.shape != self.x.shape:
             raise ValueError(f"the images differ in shape: {tuple(self.x.shape)} and {tuple(y.shape)}")
         features, answer = self._run(y)
@@ -104,15 +122,7 @@ class Reference:
         smallest = _DARKEST * self.x.numel() ** 0.5
         growth = max(1.0, float(y.double().norm()) / max(float(self.x.double().norm()), smallest))
         eps = torch.finfo(hooks.fed(self.model, self.x).dtype).eps
-        bound = 64 * eps * growth
-        collides_from, doubt = self._confirm(y, changes, bound)
-        said = self._answer.said, answer.said
-        agreement = self._answer.agreement(answer, max(changes[name] for name in answer.rows))
-        if answer.scores is None:
-            return Comparison(changes, bound, collides_from, doubt, said, agreement, None, None, None)
-        logits = torch.cat([self._answer.scores, answer.scores]).double()
-        predictions, probabilities = zip(self._answer.best, answer.best, strict=True)
-        return Comparison(changes, bound, collides_from, doubt, said, agreement, logits, predictions, probabilities)
+        return changes, 64 * eps * growth, answer
 
     def _run(self, image):
         """Return what the layers and, last, the model return, by name, and the model's :class:`Answer`."""
@@ -135,7 +145,7 @@ class Reference:
     def _confirm(self, y, changes, bound):
         """Return from where the images collide, if they do beyond doubt, and what the doubt is, if there is one."""
         places, start = list(changes), _begin(changes, bound)
-        if start is None or start in list(self._answer.rows)[1:]:  # a part of what is returned may agree by itself
+        if start is None or start in list(self.answer.rows)[1:]:  # a part of what is returned may agree by itself
             return None, None
         dtype = hooks.fed(self.model, self.x).dtype
         if dtype != torch.float64:
@@ -172,8 +182,9 @@ class Reference:
 def _relative(first, second):
     if first is None or second is None or first.shape != second.shape:
         return float("inf")
-    first, second = first.double(), second.double()
-    change, size = float((second - first).norm()), float(first.norm())
+    first = first.double()
+    difference = second.to(torch.float64, copy=True).sub_(first)  # in place: where a slider moves, memory is the cost
+    change, size = float(difference.norm()), float(first.norm())
     return change / size if size else (0.0 if change == 0 else float("inf"))
 
 

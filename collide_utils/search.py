@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from functools import cached_property
 
 import torch
 
@@ -157,7 +158,7 @@ class NullSpaceSearch:
         The windows are independent convex programs, solved by :func:`~collide_utils.projection.nearest_in_box`.
         """
         image, target = self._check_valid(image), self._check("target", target).to(image)
-        inside = windows.unfold(self.geometry, torch.ones_like(image))
+        inside = self._inside.to(image)
         points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
         found = nearest_in_box(
             *(value.flatten(0, 1) for value in (targets, points)),
@@ -177,13 +178,21 @@ class NullSpaceSearch:
         of :func:`~collide_utils.windows.tile`.
         """
         image = self._check("image", image)
-        cut, inside = (windows.unfold(self.geometry, value).flatten(0, 1) for value in (image, torch.ones_like(image)))
+        cut, rows = windows.unfold(self.geometry, image), self.complement.to(image)
+        if self._inside.all():
+            return windows.fold(self.geometry, cut @ rows @ rows.T)
+        cut, inside = cut.flatten(0, 1), self._inside.flatten(0, 1)
         projected = torch.zeros_like(cut)
-        for mask in inside.bool().unique(dim=0):
-            here, rows = (inside.bool() == mask).all(1), self.complement.to(image)[mask]
-            back = rows.T if mask.all() else torch.linalg.pinv(rows)  # whole rows are orthonormal
-            projected[here[:, None] & mask] = (cut[here][:, mask] @ rows @ back).flatten()
+        for mask in inside.unique(dim=0):
+            here, part = (inside == mask).all(1), rows[mask]
+            back = part.T if mask.all() else torch.linalg.pinv(part)  # whole rows are orthonormal
+            projected[here[:, None] & mask] = (cut[here][:, mask] @ part @ back).flatten()
         return windows.fold(self.geometry, projected.view(*self.geometry.grid, -1))
+
+    @cached_property
+    def _inside(self):
+        """Which numbers of the windows lie inside the image and not in the padding, in the shape of the windows."""
+        return windows.unfold(self.geometry, torch.ones(self.geometry.shape).to(self.basis)).bool()
 
     def _confirm(self, twin):
         """Run the network on colliding images, and return how much its first layer's output changes: inside [0, 1], and

@@ -51,18 +51,18 @@ class Scene:
         search, x = self.search, self.image
         v, kept = search.shrink(x, self._perturbation, beta) if valid else (self._perturbation, None)
         y = search.collide(x, v, beta)
-        seen, found = search.seen(y), self.reference.compare(y)
-        shown = found.said[1] if valid else self._said(y.clamp(0, 1))
+        seen, (changes, bound, answer) = search.seen(y), self.reference.measure(y)
+        said = self.reference.answer.said, answer.said, answer.said if valid else self._said(y.clamp(0, 1))
         grey_levels = 255 * float((y - x).square().mean().sqrt())
         cells = [
-            (self._pixels, ("photograph", found.said[0])),
+            (self._pixels, ("photograph", said[0])),
             (canvas.pixels(0.5 + y - x), (f"perturbation at {beta:.0f}", f"{grey_levels:.1f} grey levels RMS")),
-            (canvas.pixels(y), (f"sum, fed: {found.said[1]}", f"sum, shown: {shown}")),
+            (canvas.pixels(y), (f"sum, fed: {said[1]}", f"sum, shown: {said[2]}")),
             (canvas.pixels(seen), (self._seen, self._said(seen))),
         ]
-        before = list(found.changes)[: list(found.changes).index(search.layer.name)]
-        picture = canvas.board(cells, before, found.changes, found.bound)
-        return picture, self._words(network, beta, y, found, shown, kept)
+        stem = search.layer.name
+        picture = canvas.board(cells, list(changes)[: list(changes).index(stem)], changes, bound)
+        return picture, self._words(network, beta, y, said, changes[stem], bound, kept)
 
     def _load(self, network, photograph):
         model, image = self.networks[network], self.photographs[photograph]
@@ -97,10 +97,11 @@ class Scene:
         return windows.fold(search.geometry, windows.unfold(search.geometry, repeated) * rings[:, :, None].to(repeated))
 
     def _said(self, image):
+        batch = hooks.fed(self.model, image)[None].contiguous(memory_format=torch.channels_last)  # pools are faster so
         with torch.no_grad(), hooks.untouched(self.model):
-            return Answer(self.model, self.model(hooks.fed(self.model, image)[None])).said
+            return Answer(self.model, self.model(batch)).said
 
-    def _words(self, network, beta, y, found, shown, kept):
+    def _words(self, network, beta, y, said, change, bound, kept):
         stem, geometry = self.search.layer.name, self.search.geometry
         if kept is None:
             outside = float(((y < 0) | (y > 1)).double().mean())
@@ -117,7 +118,7 @@ class Scene:
                 "what is null in one window is not in the next, so there is no collision."
             )
         return (
-            f"β = {beta:.0f}. {network} says “{found.said[0]}” to the photograph, “{found.said[1]}” to the numbers "
-            f"of the sum, and “{shown}” to the sum as shown. Change after {stem}: {found.changes[stem]:.1e} in "
-            f"{self._dtype} (rounding: up to {found.bound:.0e}). {limits}{overlap}"
+            f"β = {beta:.0f}. {network} says “{said[0]}” to the photograph, “{said[1]}” to the numbers "
+            f"of the sum, and “{said[2]}” to the sum as shown. Change after {stem}: {change:.1e} in "
+            f"{self._dtype} (rounding: up to {bound:.0e}). {limits}{overlap}"
         )
