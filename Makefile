@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help course test lab app bench mutants notebooks clean
+.PHONY: help course test lab app bench seeds mutants notebooks clean
 
 help:  ## Say what each command does
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,9 @@ app: .venv/installed  ## Open the β panel of notebook 07 in a browser, without 
 
 bench: .venv/installed  ## Time the fast algorithms against the usual ones
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+seeds: .venv/installed  ## Run the lessons with twenty seeds each and hold what they measure against its bounds (one: ONLY=05)
+	$(BIN)/python tests/lesson_runs.py $(ONLY)
 
 mutants: .venv/installed  ## Break the module line by line and see which breaks no test notices (hours; one: ONLY='*fold*')
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]'

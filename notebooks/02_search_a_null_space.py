@@ -45,6 +45,7 @@ from collide_utils.show import charts, drawings, exercises, pictures
 network, overlapping = "patchnet", "stridenet"
 model = models.load(network, dtype=torch.float64)
 search = NullSpaceSearch(model)
+assert not search.geometry.overlapping, f"the windows of {network} overlap: notebook 09 is about such networks"
 photographs = {name: images.load(name, model.input_size) for name in images.names()}
 cat = photographs["chelsea"]
 

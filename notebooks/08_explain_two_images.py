@@ -46,6 +46,7 @@ network, layers = "patchnet", ["conv1", "layer1", "layer2"]
 model = models.load(network, dtype=torch.float64)
 photograph = images.load("astronaut", size=model.input_size).double()
 search = NullSpaceSearch(model)
+assert not search.geometry.overlapping, f"the windows of {network} overlap, so no mosaic collides there"
 mosaic = search.random(torch.Generator().manual_seed(0))
 counterpart = search.collide(photograph, mosaic, beta=8192)
 pair = compare(model, photograph, counterpart)

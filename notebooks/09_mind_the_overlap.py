@@ -51,6 +51,7 @@ model = models.load(network, dtype=torch.float64)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", OverlapWarning)  # that windows overlap is our subject
     search = NullSpaceSearch(model)
+assert search.geometry.overlapping, f"the windows of {network} do not overlap: notebook 02 is about such networks"
 stem = copy.deepcopy(model.get_submodule(search.layer.name)).requires_grad_(False)
 stem.weight.copy_(search.weight.view_as(stem.weight))  # as it acts on pixels
 stem.bias = None

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import jupytext
+import lesson_runs
 import numpy as np
 import pytest
+import torch
 
 from collide_utils import counting, models, randmat, weights
 from collide_utils.show import exercises
@@ -107,3 +109,38 @@ def test_a_square_weight_of_64_is_hardly_ever_born_singular_and_one_of_4096_is()
 def test_layers_with_a_null_space_are_a_minority_where_weights_are_a_majority():
     found = {name: counting.count(name) for name in ("resnet18", "resnet50", "vgg16_bn")}
     assert [(row.mu, row.nu_layers, row.n) for row in found.values()] == [(17, 6, 21), (33, 22, 54), (14, 2, 16)]
+
+
+# For each lesson with a network at its top, another that it lists; and some that it cannot use.
+OTHERS = {
+    "01": "vgg16",
+    "02": "patchnet-b",
+    "03": "resnet50",
+    "04": "stridenet",
+    "05": "stridenet",
+    "06": "patchnet-b",
+    "07": "patchnet-l2",
+    "08": "patchnet-l2",
+    "09": "resnet18",
+    "10": "patchnet",
+}
+REFUSED = [("02", "stridenet"), ("06", "stridenet"), ("07", "stridenet"), ("08", "stridenet"), ("09", "patchnet")]
+
+
+@pytest.mark.filterwarnings("ignore::collide_utils.search.OverlapWarning")
+@pytest.mark.parametrize("lesson", OTHERS)
+def test_a_lesson_runs_with_another_name_at_its_top(lesson, tmp_path, monkeypatch):
+    """Nothing below the name may be of one network only, and the ledger's bounds hold for the other, too."""
+    if lesson == "09":  # random weights stand in for the pretrained ones, where torch would keep them
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        (tmp_path / "checkpoints").mkdir()
+        torch.manual_seed(0)
+        torch.save(models.load("resnet18", weights=None).network.state_dict(), models._cached("resnet18"))
+    lesson_runs.run(lesson, network=OTHERS[lesson])
+
+
+@pytest.mark.filterwarnings("ignore::collide_utils.search.OverlapWarning")
+@pytest.mark.parametrize(("lesson", "network"), REFUSED)
+def test_a_lesson_refuses_a_network_on_which_it_makes_no_sense(lesson, network):
+    with pytest.raises(AssertionError, match=f"windows of {network}"):
+        lesson_runs.run(lesson, network=network)
