@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
@@ -91,9 +92,10 @@ def record(model, layers=None):
 def untouched(model):
     """Within the context `model` runs in eval mode, exactly and repeatably; afterwards all is as it was before.
 
-    Exactly means without autocast and without arithmetic that rounds float32 to fewer bits; repeatably, with torch's
-    generators seeded. Restored are each module's training flag, its buffers, torch's random state and its flags. One
-    thread at a time is let in, because flags belong to all. ValueError if a lazy layer has no weights yet.
+    Exactly means without autocast, without arithmetic that rounds float32 to fewer bits, and module by module, not
+    compiled; repeatably, with torch's generators seeded. Restored are each module's training flag, its buffers, torch's
+    random state and its flags. One thread at a time is let in, because flags belong to all. ValueError if a lazy layer
+    has no weights yet.
     """
     check(model)
     if any(nn.parameter.is_lazy(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())):
@@ -105,6 +107,8 @@ def untouched(model):
             context.enter_context(torch.autocast(kind, enabled=False))
         context.enter_context(torch.random.fork_rng(devices))
         context.enter_context(_full_float32(devices))
+        if "torch._dynamo" in sys.modules:  # compiled code does not call hooks that came after it
+            context.enter_context(torch.compiler.set_stance("force_eager"))
         for generator in (torch.default_generator, *(torch.cuda.default_generators[device] for device in devices)):
             generator.manual_seed(0)
         for module in model.modules():

@@ -117,12 +117,12 @@ def from_afar(image, window, gamma=2.2):
 def check(image, shape=None, what="image"):
     """Raise TypeError if `image` is not a floating-point tensor, ValueError if it is not finite or of another shape.
 
-    `shape` is three numbers, ``(C, H, W)``; by default any. `what` is what the message calls the image.
+    `shape` is what it must have, by default any ``(C, H, W)``. `what` is what the message calls the image.
     """
     if not isinstance(image, torch.Tensor) or not image.is_floating_point():
         kind = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
         raise TypeError(f"the {what} must be a floating-point tensor, not {kind}")
-    if image.ndim != 3 or (shape is not None and tuple(image.shape) != tuple(shape)):
+    if image.ndim != 3 if shape is None else tuple(image.shape) != tuple(shape):
         raise ValueError(f"the {what} must have shape {shape or '(C, H, W)'}, not {tuple(image.shape)}")
     if not image.numel():
         raise ValueError(f"the {what} has no pixels: its shape is {tuple(image.shape)}")

@@ -6,8 +6,9 @@ import warnings
 from functools import cached_property
 
 import torch
+from torch import nn
 
-from collide_utils import images, nullspace, weights, windows
+from collide_utils import hooks, images, nullspace, symbol, weights, windows
 from collide_utils.projection import nearest_in_box
 
 _ROUNDING = 1e-9  # a relative change of features in float64 that is not rounding, at the multiplier below
@@ -27,9 +28,10 @@ class NullSpaceSearch:
 
     Parameters
     ----------
-    model : network whose first convolution or linear layer sees the image itself, up to an affine map of each channel,
-        such as a normalisation.
-    input_shape : ``(C, H, W)`` of its images; by default :func:`~collide_utils.weights.default_shape`.
+    model : network whose first convolution or linear layer sees pixels of the image, each up to an affine map such as a
+        normalisation; cut into patches too, for example (:func:`~collide_utils.windows.pixel_weight`).
+    input_shape : ``(C, H, W)`` of its images, by default :func:`~collide_utils.weights.default_shape`. Films
+        ``(C, T, H, W)`` and sounds ``(C, T)`` are images here too.
     rtol : what counts as zero, as in :func:`~collide_utils.nullspace.matrix_rank`; by default float64's rule.
 
     Attributes
@@ -37,7 +39,7 @@ class NullSpaceSearch:
     layer : the first layer's :class:`~collide_utils.weights.LayerWeight`, in float64.
     geometry : its :class:`~collide_utils.windows.Geometry`.
     weight : float64 tensor ``(C_out, C·h·w)``, the matrix that acts on a window of pixels: the layer's own, its columns
-        scaled as the normalisation scales the pixels (:func:`~collide_utils.windows.pixel_slope`).
+        scaled as the normalisation scales the pixels, and in their order.
     basis : orthonormal float64 tensor ``(C·h·w, nullity)`` of the windows that `weight` maps to zero.
     complement : orthonormal float64 tensor ``(C·h·w, rank)`` of their orthogonal complement, the row space of `weight`.
 
@@ -49,26 +51,34 @@ class NullSpaceSearch:
     """
 
     def __init__(self, model, input_shape=None, rtol=None):
+        hooks.check(model)
         if input_shape is None:
             if not hasattr(model, "input_size"):
                 raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
             input_shape = weights.default_shape(model)
-        twin = copy.deepcopy(model).double().eval()
-        with torch.random.fork_rng(devices={p.device for p in twin.parameters() if p.is_cuda}):
+        try:
+            twin = copy.deepcopy(model).double().eval()
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{type(model).__name__} cannot be copied ({type(error).__name__}); if that is because of "
+                "nn.utils.weight_norm, take the one of nn.utils.parametrizations"
+            ) from error
+        with hooks.untouched(twin):
             self.layer = weights.first_weight(twin, input_shape)
-            self.geometry = windows.geometry(twin.get_submodule(self.layer.name), input_shape)
-            slope = windows.pixel_slope(twin, self.layer.name, self.geometry)
-            blocks = self.layer.matrix * slope.view(len(self.layer.matrix), 1, -1)
-            self.weight = torch.block_diag(*blocks)
-            self.basis = nullspace.null_space(blocks, rtol)
+            self.geometry, self.weight = windows.pixel_weight(twin, self.layer, input_shape)
+            self.basis = nullspace.null_space(self.weight, rtol)
             if not self.basis.shape[1]:
-                raise ValueError(f"the first layer, {self.layer}, has no null space: its rank is its number of columns")
+                raise ValueError(
+                    f"the first layer, {self.layer}, has no null space: its rank is its number of columns. "
+                    "symbol.quietest finds what it answers least, levelsets.LevelSet collisions of a later layer"
+                )
             self.complement = nullspace.null_space(self.basis.T)
             inside, outside = self._confirm(twin)
         if self.geometry.overlapping:
             warnings.warn(
                 f"the windows of the first layer, {self.layer.name}, overlap (window {self.geometry.window}, stride "
-                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer",
+                f"{self.geometry.stride}): a tiled null-space vector is not a collision of this layer; quietest() "
+                "finds what it answers least, levelsets.LevelSet collisions of a later layer",
                 OverlapWarning,
                 stacklevel=2,
             )
@@ -111,6 +121,19 @@ class NullSpaceSearch:
         """Return a mosaic of basis vectors drawn uniformly, one per window, with a ``torch.Generator``."""
         return self.mosaic(torch.randint(self.basis.shape[1], self.geometry.grid, generator=generator))
 
+    def quietest(self, k=1):
+        """Return ``(gains, perturbations)``: `k` orthonormal changes of an image that the first layer answers least.
+
+        They are what :func:`symbol.quietest <collide_utils.symbol.quietest>` finds for the layer as it acts on pixels,
+        tensors ``(k,)`` and ``(k, C, H, W)``; where windows overlap, the next best thing to a null space.
+        """
+        g = self.geometry
+        conv = getattr(nn, f"Conv{len(g.axes)}d")(
+            g.channels, len(self.weight), g.window, g.stride, g.padding, g.dilation, bias=False, device="meta"
+        )
+        conv.weight = nn.Parameter(self.weight.view(conv.weight.shape))
+        return symbol.quietest(conv, g.shape[1:], k)
+
     def collide(self, image, perturbation, beta):
         """Return ``image + beta/255 · perturbation`` in float64, not clipped: the network must see it as it is.
 
@@ -139,7 +162,7 @@ class NullSpaceSearch:
         room = torch.where(change > 0, (1 - start) / change, torch.where(change < 0, -start / change, torch.inf))
         # A few units less in the last place, so that rounding leaves no pixel outside.
         kept = (room.amin(-1) * (1 - 8 * torch.finfo(room.dtype).eps)).clamp(max=1)
-        shrunk = windows.unfold(self.geometry, perturbation.double()) * kept[:, :, None]
+        shrunk = windows.unfold(self.geometry, perturbation.double()) * kept[..., None]
         return windows.fold(self.geometry, shrunk), beta * kept
 
     def toward(self, image, target):
@@ -161,10 +184,10 @@ class NullSpaceSearch:
         inside = self._inside.to(image)
         points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
         found = nearest_in_box(
-            *(value.flatten(0, 1) for value in (targets, points)),
+            *(value.flatten(0, -2) for value in (targets, points)),
             self.complement.T.to(image),
-            torch.zeros_like(inside).flatten(0, 1),
-            inside.flatten(0, 1),
+            torch.zeros_like(inside).flatten(0, -2),
+            inside.flatten(0, -2),
         )
         seen = windows.fold(self.geometry, inside) > 0
         return torch.where(seen, windows.fold(self.geometry, found.view_as(points)), target.clamp(0, 1))
@@ -181,7 +204,7 @@ class NullSpaceSearch:
         cut, rows = windows.unfold(self.geometry, image), self.complement.to(image)
         if self._inside.all():
             return windows.fold(self.geometry, cut @ rows @ rows.T)
-        cut, inside = cut.flatten(0, 1), self._inside.flatten(0, 1)
+        cut, inside = cut.flatten(0, -2), self._inside.flatten(0, -2)
         projected = torch.zeros_like(cut)
         for mask in inside.unique(dim=0):
             here, part = (inside == mask).all(1), rows[mask]
@@ -192,7 +215,7 @@ class NullSpaceSearch:
     @cached_property
     def _inside(self):
         """Which numbers of the windows lie inside the image and not in the padding, in the shape of the windows."""
-        return windows.unfold(self.geometry, torch.ones(self.geometry.shape).to(self.basis)).bool()
+        return (self.geometry.places >= 0).to(self.basis.device)
 
     def _confirm(self, twin):
         """Run the network on colliding images, and return how much its first layer's output changes: inside [0, 1], and

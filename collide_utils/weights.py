@@ -49,14 +49,8 @@ def layer_weights(model, input_shape=None):
     hooks.check(model)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _LAYERS)}
     if not layers:
-        closed = [
-            name or "the model itself"
-            for name, module in model.named_modules()
-            if isinstance(module, torch.jit.ScriptModule) or "quantized" in type(module).__module__
-        ]
-        why = f" ({closed[0]} is scripted or quantised: its weights are not seen)" if closed else ""
         raise ValueError(
-            f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search" + why
+            f"{type(model).__name__} has no convolution, linear or attention layer: no weight to search{closed(model)}"
         )
     shape = default_shape(model) if input_shape is None else input_shape
     # A weight that is computed when it is read, such as a spectral norm, must not take a step of its training here.
@@ -71,20 +65,30 @@ def layer_weights(model, input_shape=None):
 
 
 def default_shape(model):
-    """Return the shape ``(3, H, W)`` of the RGB images that `model` says it takes, or None if it says nothing.
+    """Return the shape ``(C, H, W)`` of the images that `model` says it takes, or None if it says nothing.
 
-    It says so by ``model.input_size``, in pixels: one number, or rows and columns. ValueError for anything else.
+    It says so by ``model.input_size``, in pixels: one number, rows and columns, or channels, rows and columns; then the
+    shape is these three. ValueError for anything else.
     """
     size = getattr(model, "input_size", None)
     if size is None:
         return None
-    shape = (3, size, size) if isinstance(size, int) else (3, *size) if isinstance(size, (tuple, list)) else ()
+    shape = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    shape = shape if len(shape) == 3 else (3, *shape)
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(
             f"{type(model).__name__}.input_size = {size!r} is neither a number of pixels nor rows and "
-            "columns: give input_shape"
+            "columns nor channels, rows and columns: give input_shape"
         )
     return shape
+
+
+def closed(model):
+    """Return in words that a part of `model` is scripted or quantised, so that its weights are not seen, or nothing."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or "quantized" in type(module).__module__:
+            return f" ({name or 'the model itself'} is scripted or quantised: its weights are not seen)"
+    return ""
 
 
 def first_weight(model, input_shape=None):

@@ -134,7 +134,7 @@ NETWORKS = {
     "size a word": (lambda: sized(conv(3, 3, 2), "big"), ValueError, "'big'"),
     "size zero": (lambda: sized(conv(3, 3, 2), 0), ValueError, "input_size = 0"),
     "size negative": (lambda: sized(conv(3, 3, 2), -8), ValueError, "input_size = -8"),
-    "size of three": (lambda: sized(conv(3, 3, 2), (3, 8, 8)), ValueError, r"\(3, 8, 8\)"),
+    "size of four": (lambda: sized(conv(3, 3, 2), (1, 3, 8, 8)), ValueError, r"\(1, 3, 8, 8\)"),
     "grey": (lambda: sized(conv(1, 3, 2), 8), ValueError, r"\(3, 8, 8\)"),
 }
 for what, (make, error, text) in NETWORKS.items():
@@ -159,12 +159,7 @@ case(
     ValueError,
     "has no null space",
 )
-case(
-    "search in a one-dimensional layer",
-    lambda m, s, x: NullSpaceSearch(made(nn.Conv1d, 3, 2, 2), (3, 8)),
-    ValueError,
-    "Conv1d",
-)
+case("search of a name", lambda m, s, x: NullSpaceSearch("resnet18"), TypeError, "Module, not str")
 case(
     "search behind a blur",
     lambda m, s, x: NullSpaceSearch(nn.Sequential(nn.AvgPool2d(3, 1, 1), conv(3, 3, 2, stride=2)), (3, 8, 8)),

@@ -1,3 +1,4 @@
+import copy
 import math
 import warnings
 
@@ -196,10 +197,17 @@ class Pointwise(nn.Module):
         return x * torch.linspace(1, 2, x.shape[-1], dtype=x.dtype)
 
 
-@pytest.mark.parametrize("before", [Squared(), Pointwise(), nn.AvgPool2d(2)])
-def test_a_first_layer_that_does_not_see_pixels_is_refused(before):
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [
+        (Squared(), r"not an affine map of each pixel \(called first: 0 \(Squared\)\)"),
+        (nn.AvgPool2d(2), "not an affine map of each pixel"),
+        (Pointwise(), "read alike"),
+    ],
+)
+def test_a_first_layer_that_does_not_see_pixels_is_refused(before, text):
     model = nn.Sequential(before, nn.Conv2d(3, 4, 3, stride=3))
-    with pytest.raises(ValueError, match="not an affine map of each channel"):
+    with pytest.raises(ValueError, match=text):
         NullSpaceSearch(model, (3, 12, 12))
 
 
@@ -292,10 +300,9 @@ def test_a_first_weight_of_zeros_lets_every_image_collide(cat):
 @pytest.mark.parametrize(
     ("model", "shape", "text"),
     [
-        (nn.Sequential(nn.Conv1d(3, 4, 3)), (3, 12), "not a Conv1d"),
-        (nn.Sequential(nn.Conv3d(3, 4, 3)), (3, 4, 12, 12), "not a Conv3d"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(24, 4)), (3, 8), r"\(C, H, W\), not \(3, 8\)"),
-        (nn.Sequential(nn.Unfold(3, stride=3), nn.Flatten(2, 2), nn.Linear(16, 4)), (3, 12, 12), "16 inputs.*patches"),
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), (3, 4, 4), "not a ConvTranspose2d"),
+        # A Linear on the places of one channel: tokens are not mixed here, but pixels of patches.
+        (nn.Sequential(nn.Unfold(3, stride=3), nn.Linear(16, 4)), (3, 12, 12), "not boxes of pixels of all channels"),
     ],
 )
 def test_other_first_layers_are_named(model, shape, text):
@@ -313,6 +320,59 @@ def test_a_first_layer_without_a_null_space_is_named():
     model = nn.Sequential(nn.Conv2d(3, 30, 3, stride=3))
     with pytest.raises(ValueError, match=r"0 \(Conv2d, 30×27\), has no null space"):
         NullSpaceSearch(model, (3, 12, 12))
+
+
+def test_a_frozen_stem_is_fooled_in_both_networks_at_once():
+    first = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 5, 2)).double()
+    second = copy.deepcopy(first)
+    second[0].requires_grad_(False)
+    optimiser = torch.optim.SGD((p for p in second.parameters() if p.requires_grad), lr=0.1)
+    image = torch.rand(3, 12, 12, dtype=torch.float64)
+    second(image[None]).square().sum().backward()
+    optimiser.step()
+    colliding = NullSpaceSearch(first, (3, 12, 12))
+    colliding = colliding.collide(image, colliding.random(), 2048)
+    assert not torch.equal(first(image[None]), second(image[None]))
+    for model in (first, second):
+        assert compare(model, image, colliding).collides_from == "0"
+
+
+def test_the_quietest_changes_of_pixels_are_the_last_singular_vectors_of_the_stem():
+    stem = nn.Sequential(models.Normalize(models.MEAN, models.STD), nn.Conv2d(3, 30, 4, stride=2, padding=1)).double()
+    shape = (3, 8, 10)
+    with pytest.warns(OverlapWarning, match=r"quietest\(\) finds what it answers least"):
+        gains, found = NullSpaceSearch(stem, shape).quietest(2)
+    singular = torch.linalg.svdvals(dense(lambda x: stem(x) - stem(0 * x), shape))
+    torch.testing.assert_close(gains, singular[-2:].flip(0), rtol=1e-2, atol=0)
+    with torch.no_grad():
+        response = (stem(found) - stem(0 * found)).flatten(1).norm(dim=1)
+    torch.testing.assert_close(response, gains, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+def test_a_compiled_network_is_compared_layer_by_layer(run_before):
+    model = torch.compile(nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 5, 2)), backend="eager")
+    image = torch.rand(3, 12, 12)
+    if run_before:
+        model(image[None])
+    search = NullSpaceSearch(model, (3, 12, 12))
+    found = compare(model, image, search.collide(image, search.random(), 2048))
+    assert found.collides_from == "_orig_mod.0" and len(found.changes) == 4
+
+
+def test_a_network_that_cannot_be_copied_is_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3, stride=3)))
+    with pytest.raises(ValueError, match="Sequential cannot be copied .*take the one of nn.utils.parametrizations"):
+        NullSpaceSearch(model, (3, 12, 12))
+
+
+@pytest.mark.parametrize("size", [12, (12, 12), (3, 12, 12)])
+def test_the_network_may_say_the_size_of_its_images(size):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=3))
+    model.input_size = size
+    assert NullSpaceSearch(model).geometry.shape == (3, 12, 12)
 
 
 def test_the_size_of_the_images_must_be_known():

@@ -72,7 +72,7 @@ def test_no_layer_at_all_is_an_error():
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), 784, r"\(3, 784, 784\), the shape that its input_size = 784"),
         (nn.Sequential(nn.Conv2d(1, 3, 2)), 28, r"shape \(3, 28, 28\), .* give the input_shape that it takes"),
         (nn.Sequential(nn.Conv2d(1, 3, 2)), "28", "input_size = '28' is neither"),
-        (nn.Sequential(nn.Conv2d(1, 3, 2)), (1, 28, 28), r"input_size = \(1, 28, 28\) is neither"),
+        (nn.Sequential(nn.Conv2d(1, 3, 2)), (1, 1, 28, 28), r"input_size = \(1, 1, 28, 28\) is neither"),
         (nn.Sequential(nn.Conv2d(1, 3, 2)), 0, "input_size = 0 is neither"),
     ],
 )
@@ -91,6 +91,8 @@ def test_a_shape_is_taken_as_given_and_rows_and_columns_from_the_model():
     model = nn.Sequential(nn.Conv2d(3, 3, 2), nn.Flatten(), nn.Linear(3 * 7 * 5, 2))
     model.input_size = (8, 6)
     assert len(weights.layer_weights(model)) == 2
+    model.input_size = (3, 8, 6)
+    assert weights.default_shape(model) == (3, 8, 6) and len(weights.layer_weights(model)) == 2
     for bad in (28, (1, -28, 28), ("a", 2)):
         with pytest.raises(ValueError, match="does not run on an input of shape"):
             weights.layer_weights(model, bad)
