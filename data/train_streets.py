@@ -47,7 +47,7 @@ RECIPES = {
         kept=("conv1", "bn1", "layer1", "layer2", "layer3"),
     ),
     "streetnet": dict(
-        network="streetnet", seed=13, lr=1.5e-3, cycle=50, leave=25, epochs=50, rarity=0.2, kept=("conv1", "bn1")
+        network="streetnet", seed=13, lr=2e-3, cycle=160, leave=100, epochs=160, rarity=0.2, kept=("conv1", "bn1")
     ),
 }
 CROP, SCALES = (196, 252), (0.5, 1.0)  # what is trained on: pixels, and the size of the frame that they are cut from
