@@ -168,9 +168,7 @@ def rebuild(path, state, metadata):
                 model = streets.build(metadata["architecture"], MEAN, STD)
             else:
                 model = SmallResNet(
-                    metadata["stem"],
-                    json.loads(metadata["categories"]),
-                    json.loads(metadata.get("widths", "[64, 96, 176]")),
+                    metadata["stem"], json.loads(metadata["categories"]), json.loads(metadata["widths"])
                 )
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -170,13 +170,15 @@ def test_damaged_and_hostile_files_are_refused(tmp_path):
         {"stem": "patch"},
         {"stem": "patch", "categories": "null"},
         {"stem": "patch", "categories": "["},
-        {"stem": "other", "categories": '["a"]'},
+        {"stem": "patch", "categories": '["a"]'},
+        {"stem": "other", "categories": '["a"]', "widths": "[8, 8, 8]"},
         {"architecture": "other"},
     ):
         save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors", metadata)
         with pytest.raises(ValueError, match="other.safetensors: not a whole file of one of our networks"):
             checkpoints.load_checkpoint(tmp_path / "other.safetensors")
-    save_file({"a": torch.ones(1)}, tmp_path / "keys.safetensors", {"stem": "patch", "categories": '["a"]'})
+    metadata = {"stem": "patch", "categories": '["a"]', "widths": "[8, 8, 8]"}
+    save_file({"a": torch.ones(1)}, tmp_path / "keys.safetensors", metadata)
     with pytest.raises(ValueError, match="conv1.weight"):
         checkpoints.load_checkpoint(tmp_path / "keys.safetensors")
 
