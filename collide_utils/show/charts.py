@@ -10,17 +10,13 @@ _STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "
 
 def change_by_layer(comparisons, alt):
     """Draw the relative feature change of every layer, one line for each of the named :class:`Comparison` objects."""
-    figure, axes = subplots(1, 1, (8, 4.2))
-    axis = axes[0, 0]
-    for (name, comparison), (marker, line, grey) in zip(comparisons.items(), _styles(), strict=False):
-        values = [max(change, 1e-17) for change in comparison.changes.values()]
-        axis.semilogy(values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
-    axis.set_xticks(range(len(comparison.changes)), comparison.changes, rotation=90, fontsize=6)
-    axis.set(
-        title="Relative feature change, layer by layer",
-        xlabel="layer, in forward order",
-        ylabel="‖f(y) − f(x)‖ / ‖f(x)‖",
-    )
+    figure, [[axis]] = subplots(1, 1, (8, 4.2))
+    layers = max((list(one.changes) for one in comparisons.values()), key=len)
+    series = {name: [max(change, 1e-17) for change in one.changes.values()] for name, one in comparisons.items()}
+    _draw(axis, range(len(layers)), series, markersize=3)
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6)
+    axis.set(title="Relative feature change, layer by layer", yscale="log")
+    axis.set(xlabel="layer, in forward order", ylabel="‖f(y) − f(x)‖ / ‖f(x)‖")
     axis.legend()
     return to_image(figure, alt)
 
@@ -33,20 +29,9 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
     """
     from matplotlib.ticker import AutoLocator
 
-    figure, axes = subplots(1, 1, (8, 4.2))
-    axis = axes[0, 0]
-    for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
-        axis.plot(
-            x,
-            values,
-            marker=marker,
-            linestyle="" if style == "dots" else line,
-            markersize=4,
-            color=grey,
-            markevery=max(1, len(x) // (40 if style == "dots" else 16)),
-            label=name,
-            drawstyle="steps-post" if style == "steps" else "default",
-        )
+    figure, [[axis]] = subplots(1, 1, (8, 4.2))
+    look = {"lines": {}, "steps": dict(drawstyle="steps-post"), "dots": dict(linestyle="")}[style]
+    _draw(axis, x, series, markevery=max(1, len(x) // (40 if style == "dots" else 16)), **look)
     for (name, values), (_, line) in zip((guides or {}).items(), itertools.cycle(_STYLES[1:]), strict=False):
         axis.plot(x, values, linestyle=line, linewidth=1, color="black", label=name)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
@@ -67,8 +52,8 @@ def lines_apart(x, panels, xlabel, ylabel, alt):
     for axis, (title, series) in zip(axes[0], panels.items(), strict=True):
         axis.sharey(axes[0, 0])
         axis.label_outer()
-        for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
-            axis.loglog(x, values, marker=marker, linestyle=line, markersize=4, color=grey, label=name)
+        _draw(axis, x, series)
+        axis.set(xscale="log", yscale="log")
         axis.set_title(title, fontsize=10)
     axes[0, 0].set_ylabel(ylabel)
     figure.supxlabel(xlabel, fontsize=10)
@@ -101,13 +86,10 @@ def waves(shares, title, ylabel, alt):
 
 def against_band(series, band, title, xlabel, ylabel, alt):
     """Draw named lists of values by their number, from 1, over a grey band: `band` is ``(name, lower, upper)``."""
-    figure, axes = subplots(1, 1, (8, 4.2))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (8, 4.2))
     name, lower, upper = band
     axis.fill_between(range(1, len(lower) + 1), lower, upper, color="0.8", label=name)
-    for (name, values), (marker, line, grey) in zip(series.items(), _styles(), strict=False):
-        numbers = range(1, len(values) + 1)
-        axis.plot(numbers, values, marker=marker, linestyle=line, markersize=3, color=grey, label=name)
+    _draw(axis, range(1, 1 + max(map(len, series.values()))), series, markersize=3)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.legend()
     return to_image(figure, alt)
@@ -123,8 +105,7 @@ def histogram(samples, title, xlabel, alt, curves=None, marks=None, upper=None):
     """
     import numpy as np
 
-    figure, axes = subplots(1, 1, (8, 4))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (8, 4))
     upper = upper or max(max(sample) for sample in samples.values())
     edges = np.linspace(0, upper, 41)
     for (name, sample), grey in zip(samples.items(), itertools.cycle(("0.8", "0.55", "0.3")), strict=False):
@@ -143,8 +124,7 @@ def layer_shapes(shapes, title, alt):
     """Draw layers ``(inputs, outputs)`` as dots, larger where several have one shape, by the line between the cases."""
     import numpy as np
 
-    figure, axes = subplots(1, 1, (6.5, 5))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (6.5, 5))
     (inputs, outputs), times = np.transpose(sorted(set(shapes))), [shapes.count(one) for one in sorted(set(shapes))]
     low, high = min(inputs.min(), outputs.min()) / 1.7, max(inputs.max(), outputs.max()) * 1.7
     axis.fill_between([low, high], low, [low, high], color="0.88")
@@ -154,23 +134,15 @@ def layer_shapes(shapes, title, alt):
     axis.scatter(inputs, outputs, [30 * number for number in times], color=_greys()[1], alpha=0.8, zorder=3)
     axis.text(high / 1.1, low * 1.1, "exact null space", ha="right", va="bottom")
     axis.text(low * 1.1, high / 1.1, "no direction is lost", ha="left", va="top")
-    axis.set(
-        title=title,
-        xlabel="inputs of the layer",
-        ylabel="outputs",
-        xscale="log",
-        yscale="log",
-        xlim=(low, high),
-        ylim=(low, high),
-    )
+    axis.set(title=title, xlabel="inputs of the layer", ylabel="outputs")
+    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     figure.legend(loc="outside lower center", ncols=2)
     return to_image(figure, alt)
 
 
 def bars(values, title, ylabel, alt):
     """Draw ``{name: number}`` as upright bars, the names below them."""
-    figure, axes = subplots(1, 1, (8, 3.8))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (8, 3.8))
     axis.bar(range(len(values)), list(values.values()), color=_greys()[1])
     axis.axhline(0, color="black", linewidth=1)
     axis.set_xticks(range(len(values)), values, rotation=90, fontsize=8)
@@ -180,19 +152,11 @@ def bars(values, title, ylabel, alt):
 
 def null_shares(rows, title, alt):
     """Draw each weight (:class:`~collide_utils.counting.LayerCount`) as a bar: rank, then nullity, by columns."""
-    figure, axes = subplots(1, 1, (8, 1.3 + 0.19 * len(rows)))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (8, 1.3 + 0.19 * len(rows)))
     shares = [row.nullity / (row.groups * row.columns) for row in rows]
     axis.barh(range(len(rows)), [1 - share for share in shares], color=_greys()[0], label="seen (rank)")
-    axis.barh(
-        range(len(rows)),
-        shares,
-        left=[1 - share for share in shares],
-        color="0.82",
-        hatch="////",
-        edgecolor="white",
-        label="not seen (null space)",
-    )
+    look = dict(color="0.82", hatch="////", edgecolor="white", label="not seen (null space)")
+    axis.barh(range(len(rows)), shares, left=[1 - share for share in shares], **look)
     axis.set_yticks(range(len(rows)), [f"{row.name}  {row.rows}×{row.columns}" for row in rows], fontsize=7)
     axis.set(title=title, xlabel="share of the columns", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
     figure.legend(loc="outside lower center", ncols=2)
@@ -201,8 +165,7 @@ def null_shares(rows, title, alt):
 
 def strips(groups, title, xlabel, alt, xscale="linear", limits=(-0.02, 1.02)):
     """Draw numbers as dots on one line for each group: ``{group: {series: [numbers]}}``, by default from 0 to 1."""
-    figure, axes = subplots(1, 1, (8, 1.6 + max(1.2, 0.24 * len(groups))))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (8, 1.6 + max(1.2, 0.24 * len(groups))))
     series = list(next(iter(groups.values())))
     for name, (marker, _, grey) in zip(series, _styles(), strict=False):
         points = [(value, place) for place, group in enumerate(groups.values()) for value in group[name]]
@@ -223,17 +186,15 @@ def shaded_table(values, marks, rows, columns, title, label, alt, limits=(1e-16,
     values, marks : dicts from (row, column) to a number and to a short text. Cells that are missing stay white.
     label : of the scale. Numbers outside `limits` are drawn as the nearer limit.
     """
-    figure, axes = subplots(1, 1, (2.4 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (2.4 + 0.42 * len(columns), 1.6 + 0.3 * len(rows)))
     low, high = (math.log10(limit) for limit in limits)
     shades = [[math.nan] * len(columns) for _ in rows]
     for (row, column), value in values.items():
         shade = min(max(math.log10(value), low), high) if value else low
         i, j = rows.index(row), columns.index(column)
         shades[i][j] = shade
-        axis.text(
-            j, i, marks[row, column], ha="center", va="center", color="white" if shade < (low + high) / 2 else "black"
-        )
+        ink = "white" if shade < (low + high) / 2 else "black"
+        axis.text(j, i, marks[row, column], ha="center", va="center", color=ink)
     drawn = axis.imshow(shades, cmap="cividis", vmin=low, vmax=high, aspect="auto")
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
@@ -246,6 +207,12 @@ def shaded_table(values, marks, rows, columns, title, label, alt, limits=(1e-16,
     ticks = range(math.ceil(low), math.floor(high) + 1, 4)
     bar.set_ticks(list(ticks), labels=[f"$10^{{{tick}}}$" if tick else "1" for tick in ticks])
     return to_image(figure, alt)
+
+
+def _draw(axis, x, series, **options):
+    for (name, values), (marker, line, colour) in zip(series.items(), _styles(), strict=False):
+        look = dict(marker=marker, linestyle=line, markersize=4, color=colour, label=name)
+        axis.plot(x[: len(values)], values, **look | options)
 
 
 def _styles():

@@ -2,7 +2,7 @@
 
 import math
 
-from collide_utils.show.pictures import images, perturbation, subplots, to_image
+from collide_utils.show.pictures import images, perturbation, show_pixels, subplots, to_image
 
 _INK, _ACCENT, _PALE = "#00224e", "#b8860b", "0.82"  # dark and middle of cividis' range, in grey too
 
@@ -48,12 +48,14 @@ def window_times_weight(image, geometry, place, weight):
     window = unfold(geometry, image.to(weight))[place]
     (high, wide), rows = geometry.window, len(weight)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    photo, patch, strip, heat, response = (figure.add_subplot(part) for part in _parts(figure, (2.1, 5, 0.6), (1, 2.6)))
-    photo.imshow(image.permute(1, 2, 0).clamp(0, 1))
+    grid = figure.add_gridspec(2, 3, width_ratios=(2.1, 5, 0.6), height_ratios=(1, 2.6))
+    places = (1, 0), (0, 0), (0, 1), (1, 1), (1, 2)
+    photo, patch, strip, heat, response = (figure.add_subplot(grid[at]) for at in places)
+    show_pixels(photo, image)
     corner = [at * step for at, step in zip(place, geometry.stride, strict=True)]
     photo.add_patch(Rectangle((corner[1] - 0.5, corner[0] - 0.5), wide, high, fill=False, color="white", linewidth=2))
     photo.set_title(f"one window, {high}×{wide} pixels", fontsize=9)
-    patch.imshow(window.view(-1, high, wide).permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
+    show_pixels(patch, window.view(-1, high, wide))
     patch.set_title("the window, enlarged", fontsize=9)
     strip.imshow(window[None], aspect="auto", cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     strip.set_title(f"the same as {len(window)} numbers: channel by channel, row by row", fontsize=9)
@@ -70,11 +72,6 @@ def window_times_weight(image, geometry, place, weight):
         f"below it, in the same {len(window)} columns, the weight as a coloured matrix of {rows} rows; at its "
         "right a column with one response a row.",
     )
-
-
-def _parts(figure, widths, heights):
-    grid = figure.add_gridspec(2, 3, width_ratios=widths, height_ratios=heights)
-    return grid[1, 0], grid[0, 0], grid[0, 1], grid[1, 1], grid[1, 2]
 
 
 def windows_over_tiles(tiles, window, strides):
@@ -94,17 +91,9 @@ def windows_over_tiles(tiles, window, strides):
         axis.imshow(tiles.permute(1, 2, 0).clamp(0, 1), interpolation="nearest", extent=(0, wide, window, 0))
         axis.vlines(range(0, wide + 1, window), 0, window, color="white", linewidth=3)
         for place, start in enumerate(range(0, wide - window + 1, stride)):
-            whole = start % window == 0
-            axis.add_patch(
-                Rectangle(
-                    (start + 0.1, -1.2 - 1.2 * (place % number)),
-                    window - 0.2,
-                    0.9,
-                    edgecolor=_INK,
-                    facecolor=_INK if whole else "white",
-                    hatch=None if whole else "////",
-                )
-            )
+            look = dict(facecolor="white", hatch="////") if start % window else dict(facecolor=_INK)
+            corner = start + 0.1, -1.2 - 1.2 * (place % number)
+            axis.add_patch(Rectangle(corner, window - 0.2, 0.9, edgecolor=_INK, **look))
         axis.set(xlim=(-0.2, wide + 0.2), ylim=(window, -1.2 * number - 0.4))
         meets = "each window meets one whole tile" if number == 1 else "hatched windows cut across two tiles"
         axis.set_title(f"stride {stride}: {meets}", fontsize=10)
@@ -126,17 +115,8 @@ def matrix_shapes(shapes=((3, 7), (5, 5), (7, 3))):
     for axis, (rows, columns) in zip(axes[0], shapes, strict=True):
         for row in range(rows):
             for column in range(columns):
-                extra = column >= rows
-                axis.add_patch(
-                    Rectangle(
-                        (column, -row - 1),
-                        0.92,
-                        0.92,
-                        facecolor="0.82" if extra else _INK,
-                        hatch="////" if extra else None,
-                        edgecolor="white",
-                    )
-                )
+                look = dict(facecolor=_PALE, hatch="////") if column >= rows else dict(facecolor=_INK)
+                axis.add_patch(Rectangle((column, -row - 1), 0.92, 0.92, edgecolor="white", **look))
         left = max(0, columns - rows)
         axis.set(xlim=(-0.5, wide + 0.5), ylim=(-high - 0.5, 0.5), aspect="equal")
         axis.set_title(
@@ -175,8 +155,7 @@ def one_stem(heads, alt):
     """Draw a network whose stem stops a null-space perturbation, with one of `heads` (words) for each task."""
     from matplotlib.patches import Rectangle
 
-    figure, axes = subplots(1, 1, (8.6, 2.7))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (8.6, 2.7))
     axis.set(xlim=(0, 8.6), ylim=(-1.5, 1.3))
     axis.axis("off")
 
@@ -223,7 +202,7 @@ def sums(windows, labels, alt):
     """
     figure, axes = subplots(len(labels), 3, (2.2, 2.0))
     for place, (axis, window) in enumerate(zip(axes.flat, windows, strict=True)):
-        axis.imshow(window.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+        show_pixels(axis, window)
         axis.set(xticks=[], yticks=[])
         axis.set_title(("a window", "what the network sees", "the rest")[place % 3] if place < 3 else "", fontsize=9)
         if place % 3:
@@ -237,8 +216,7 @@ def nearest_valid(alt):
     """Draw images of two numbers: the valid ones, those with the features of one, and the nearest to a target."""
     from matplotlib.patches import Rectangle
 
-    figure, axes = subplots(1, 1, (4.6, 3.4))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (4.6, 3.4))
     axis.add_patch(Rectangle((0, 0), 1, 1, facecolor=_PALE, edgecolor="black"))
     axis.plot([-0.35, 1.6], [0.1, 0.88], color=_INK, linestyle="--")
     axis.plot([0, 1], [0.24, 0.64], color=_INK, linewidth=4)
@@ -261,8 +239,7 @@ def level_set(alt):
     """Draw a level set of a network of ReLUs in a plane, the tangent at a point, a step along it, and the landing."""
     import numpy as np
 
-    figure, axes = subplots(1, 1, (6.4, 3.6))
-    axis = axes[0, 0]
+    figure, [[axis]] = subplots(1, 1, (6.4, 3.6))
     corners = np.array([[0.0, 0.6], [1.9, 1.0], [3.0, 1.9], [4.1, 2.1], [5.6, 3.3]])
     start, tangent = np.array([0.6, 0.6 + 0.6 * 0.4 / 1.9]), np.array([1.9, 0.4])
     for corner in corners[1:-1]:
@@ -289,8 +266,8 @@ def level_set(alt):
 
 def part_and_join(steps, collision, alt):
     """Draw the way of two images through the named `steps`: side by side up to `collision`, one line behind it."""
-    figure, axes = subplots(1, 1, (8.4, 1.9))
-    axis, join = axes[0, 0], steps.index(collision)
+    figure, [[axis]] = subplots(1, 1, (8.4, 1.9))
+    join = steps.index(collision)
     for sign, colour in ((1, _INK), (-1, _ACCENT)):
         axis.plot([0, join - 0.3, join], [sign * 0.5, sign * 0.5, 0], color=colour, linewidth=3)
     axis.plot([join, len(steps) - 1], [0, 0], color="black", linewidth=4)

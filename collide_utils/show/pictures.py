@@ -62,7 +62,7 @@ def images(pictures, titles, alt, columns=4, width=2.6, legend=None):
             picture, high, wide = drawn[place]
             left = column * across + (across - wide) // 2
             axis = figure.add_axes([left / size[0], 1 - (bottom - gap) / size[1], wide / size[0], high / size[1]])
-            axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+            show_pixels(axis, picture)
             axis.set_title(titles[place], fontsize=9)
             axis.set_axis_off()
     if legend:
@@ -132,7 +132,6 @@ def sheets(tiles, alt, columns=12, repeat=2):
 
 def overlay(image, heat):
     """Return `image` ``(3, H, W)`` in grey under a map ``(h, w)``, enlarged bilinearly; colours: least to most."""
-    import torch
     from matplotlib import colormaps
 
     heat = torch.nn.functional.interpolate(heat[None, None].double(), image.shape[1:], mode="bilinear")[0, 0]
@@ -225,7 +224,7 @@ def map_grid(rows, labels, titles, alt):
         for axis, row in zip(axes[:, column], rows, strict=True):
             axis.set(xticks=[], yticks=[])
             if row[column].ndim == 3:
-                axis.imshow(row[column].clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
+                show_pixels(axis, row[column])
                 continue
             drawn = axis.imshow(
                 row[column].float().cpu().numpy(),
@@ -253,6 +252,11 @@ def subplots(rows, columns, size, **options):
 
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=options)
+
+
+def show_pixels(axis, picture):
+    """Draw a tensor ``(3, H, W)`` on matplotlib axes as a screen would: clipped to [0, 1], nothing smoothed."""
+    axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy(), interpolation="nearest")
 
 
 def to_image(figure, alt):
