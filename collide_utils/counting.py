@@ -215,17 +215,17 @@ def _preset_shape(name):
 
 
 def _bypassed(network, layer, image):
-    """Whether the network's output depends on the image otherwise than through `layer`: autograd knows."""
+    """Whether the network's output depends on the image otherwise than through `layer`.
+
+    Autograd knows, also without values: those that :mod:`~collide_utils.maps.theory` compares are not there yet.
+    """
 
     def cut(_, __, output):
         first = hooks.first_tensor(output)
         return _pytree.tree_map(lambda part: part.detach() if part is first else part, output)
 
-    handle = network.get_submodule(layer).register_forward_hook(cut)
-    try:
+    with network.get_submodule(layer).register_forward_hook(cut):
         return hooks.first_tensor(network(image.clone())).requires_grad
-    finally:
-        handle.remove()
 
 
 def _network(model):

@@ -70,9 +70,9 @@ def _ablation(captum, call):
         else:
             hook = call.layer.register_forward_hook(lambda _, args, output: output.clone())
         try:
-            return call.model(image)
+            with hook:
+                return call.model(image)
         finally:
-            hook.remove()
             for module in done:
                 del module.forward
 

@@ -16,6 +16,8 @@ Let x and y give equal outputs of every layer from one on. The argument has thre
 A map is equal if all that its method reads is. What is not forced may still be equal: nothing here proves a difference.
 """
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -130,19 +132,14 @@ def _calls(model, x, begin):
 def _run(model, image, layers, handed=None):
     """Record `layers` while `model` is shown an image and, if so, one call's output is replaced by what is handed."""
     name, call, tensor = handed or (layers[0], None, None)
-    count = -1
+    calls = itertools.count()
 
     def replace(*_):
-        nonlocal count
-        count += 1
-        return tensor.clone() if count == call else None
+        return tensor.clone() if next(calls) == call else None
 
-    handle = model.get_submodule(name).register_forward_hook(replace)  # before those that record, which then see it
-    try:
-        with hooks.record(model, layers) as recording:
-            return recording, model(image)
-    finally:
-        handle.remove()
+    # The hook comes before those that record, which then see what is handed.
+    with model.get_submodule(name).register_forward_hook(replace), hooks.record(model, layers) as recording:
+        return recording, model(image)
 
 
 def _equal(first, second):
