@@ -56,9 +56,8 @@ def run(notebook, path, bar):
 def _execute(client):
     """Run a notebook in a thread, where nbclient leaves Ctrl-C to us: its own answer is to fail as if a cell had."""
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(client.execute, stderr=subprocess.DEVNULL)  # what a kernel says when it is stopped
-        try:
-            work.result()
+        try:  # stderr is what a kernel says when it is stopped
+            pool.submit(client.execute, stderr=subprocess.DEVNULL).result()
         except KeyboardInterrupt:
             print(STOPPED, file=sys.stderr)
             os._exit(130)  # the thread would wait for its cell; a kernel ends with its parent

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from hypothesis import settings
@@ -17,6 +19,14 @@ def _seed():
 @pytest.fixture(scope="session")
 def patchnet():
     return models.load("patchnet", dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def shapes():
+    """Every torchvision network by name, without weights, made without a warning: it takes seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {name: models.shapes_only(name) for name in models.builders()}
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from collide_utils import counting, models, randmat, weights
+from collide_utils import counting, randmat, weights
 from collide_utils.show import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -89,10 +89,9 @@ def test_the_watershed_is_at_root_n(seed):
     assert below < 0.01 and 0.2 < on < 0.35
 
 
-def test_of_torchvisions_networks_without_overlap_only_two_have_a_first_null_space():
+def test_of_torchvisions_networks_without_overlap_only_two_have_a_first_null_space(shapes):
     separate, blind = [], []
-    for name in models.builders():
-        network = models.shapes_only(name)
+    for name, network in shapes.items():
         first = weights.first_weight(network)
         layer = network.get_submodule(first.name)
         if all(step >= size for step, size in zip(layer.stride, layer.kernel_size, strict=True)):

@@ -523,11 +523,11 @@ def alive():
     return sum(len(getattr(module, kind)) for module in modules for kind in kinds), len(modules)
 
 
-def test_ten_thousand_calls_leak_no_hook_and_no_module():
+def test_calls_leak_no_hook_and_no_module():
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten())
     x = torch.rand(1, 2, 2)
     before = alive()
-    for _ in range(10_000):
+    for _ in range(200):  # one leak would do
         maps.compute("activation", model, x, "0")
     assert alive() == before
 
