@@ -76,11 +76,21 @@ def null_space(matrix, rtol=None):
     Taken from the right singular vectors, block by block, in order of falling singular value. Arguments and errors as
     in :func:`matrix_rank`; a matrix of full column rank has a basis of shape ``(columns, 0)``.
     """
+    return null_and_row_space(matrix, rtol)[0]
+
+
+def null_and_row_space(matrix, rtol=None):
+    """Return :func:`null_space` and a basis of its orthogonal complement, the row space, from one decomposition.
+
+    The latter is an orthonormal float64 tensor ``(columns, rank)``.
+    """
     matrix, rtol = _check(matrix, rtol)
     blocks = matrix.double().reshape(-1, *matrix.shape[-2:])
     _, singular, right = torch.linalg.svd(blocks, full_matrices=blocks.shape[1] < blocks.shape[2])
     ranks = (singular > rtol * singular.max()).sum(1)
-    return torch.block_diag(*(vectors[rank:].T for vectors, rank in zip(right, ranks, strict=True)))
+    parts = [vectors.tensor_split([rank]) for vectors, rank in zip(right, ranks.tolist(), strict=True)]
+    rows, null = (torch.block_diag(*(part.T for part in kind)) for kind in zip(*parts, strict=True))
+    return null, rows
 
 
 def shared_null_space(*matrices, rtol=None):

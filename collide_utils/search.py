@@ -66,13 +66,12 @@ class NullSpaceSearch:
         with hooks.untouched(twin):
             self.layer = weights.first_weight(twin, input_shape)
             self.geometry, self.weight = windows.pixel_weight(twin, self.layer, input_shape)
-            self.basis = nullspace.null_space(self.weight, rtol)
+            self.basis, self.complement = nullspace.null_and_row_space(self.weight, rtol)
             if not self.basis.shape[1]:
                 raise ValueError(
                     f"the first layer, {self.layer}, has no null space: its rank is its number of columns. "
                     "symbol.quietest finds what it answers least, levelsets.LevelSet collisions of a later layer"
                 )
-            self.complement = nullspace.null_space(self.basis.T)
             inside, outside = self._confirm(twin)
         if self.geometry.overlapping:
             warnings.warn(

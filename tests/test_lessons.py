@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from collide_utils import counting, randmat, weights
+from collide_utils import counting, models, randmat, weights
 from collide_utils.show import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

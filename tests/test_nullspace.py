@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collide_utils import nullspace
-from collide_utils.nullspace import default_rtol, matrix_rank, null_space, nullity, principal_angles, shared_null_space
+from collide_utils.nullspace import (
+    default_rtol,
+    matrix_rank,
+    null_and_row_space,
+    null_space,
+    nullity,
+    principal_angles,
+    shared_null_space,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -27,6 +35,18 @@ def test_null_space_is_scipys_subspace(case):
     assert ours.shape == theirs.shape == (matrix.shape[1], matrix.shape[1] - rank)
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-7)
     np.testing.assert_allclose(ours.T @ ours, np.eye(ours.shape[1]), atol=1e-12)
+
+
+@given(matrices(), st.integers(1, 3))
+def test_null_and_row_space_are_scipys_and_share_the_space_between_them(case, groups):
+    matrix, rank = case
+    null, rows = null_and_row_space(matrix.expand(groups, -1, -1), rtol=1e-10)
+    explicit = scipy.linalg.block_diag(*[matrix.numpy()] * groups)
+    theirs = scipy.linalg.orth(explicit.T, rcond=1e-10)
+    assert rows.shape == theirs.shape == (groups * matrix.shape[1], groups * rank)
+    np.testing.assert_allclose(rows @ rows.T, theirs @ theirs.T, atol=1e-7)
+    both = torch.cat([null, rows], 1)
+    np.testing.assert_allclose(both.T @ both, np.eye(len(explicit.T)), atol=1e-12)
 
 
 @given(matrices())
