@@ -17,30 +17,33 @@ def load_checkpoint(path, arch=None):
     Parameters
     ----------
     path : a state dict by ``torch.save`` or in safetensors, bare or under ``"model"``, ``"state_dict"``,
-        ``"model_state_dict"`` or ``"net"``, with or without a prefix that wrappers leave on all keys (``module.``,
-        ``_orig_mod.``, ``model.``, ``backbone.``, ``net.``); or a file of the `robustness` library, such as the secure
-        ImageNet models of Salman et al. (2020): its attacker's copy is dropped, its normalisation kept.
-    arch : a torchvision image classifier; by default the longest name that the file's name begins with. It may have
-        another number of classes than torchvision's, and is not needed for a file of
-        :func:`~collide_utils.models.save`.
+        ``"model_state_dict"`` or ``"net"``, or one under the other, with or without a prefix that wrappers leave on all
+        keys (``module.``, ``_orig_mod.``, ``model.``, ``backbone.``, ``net.``); or a file of the `robustness` library,
+        such as the secure ImageNet models of Salman et al. (2020): its attacker's copy is dropped, its normalisation
+        kept.
+    arch : a torchvision image classifier; by default the longest name that the file's name begins with, or if there is
+        none, the one whose keys and shapes are those of the file. It may have another number of classes than
+        torchvision's, and is not needed for a file of :func:`~collide_utils.models.save`.
 
     Without a normalisation in the file, it is torchvision's for `arch`. The `robustness` library clamps images to
     [0, 1] first; the network returned here does not, so the two agree on images in [0, 1].
 
     Files are read as tensors alone. ValueError for a file that needs code to be loaded, for a damaged, scripted or
-    quantised one, for one whose keys or shapes are not those of `arch`, and for an unknown `arch`.
+    quantised one, for one whose keys or shapes are not those of `arch`, or of several classifiers where `arch` is not
+    given, and for an unknown `arch`.
     """
     path = Path(path)
     content, metadata = _tensors.read(path)
     if metadata.keys() & {"stem", "architecture"}:
         return models.rebuild(path, content, metadata)
     known = models.classifiers()
-    arch = arch or max((name for name in known if path.name.startswith(name)), key=len, default=path.name)
-    if arch not in known:
+    arch = arch or max((name for name in known if path.name.startswith(name)), key=len, default=None)
+    if arch not in (None, *known):
         raise models.unknown(arch, known, "arch is one of torchvision's image classifiers")
     state, normalization = _split_robustness(path, _state_dict(path, content))
-    if arch.startswith("densenet"):  # torchvision's own files have keys from before PyTorch 0.4
-        state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(\d)\.", r"\1\3.", key): value for key, value in state.items()}
+    # torchvision's own files of densenets have keys from before PyTorch 0.4
+    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(\d)\.", r"\1\3.", key): value for key, value in state.items()}
+    arch = arch or _nearest(path, state, known)
     network = models.shapes_only(arch)
     classes = {
         state[key].shape[0]
@@ -62,9 +65,9 @@ def load_checkpoint(path, arch=None):
 
 def _state_dict(path, content):
     """Return the state dict in what a file holds, without the wrappers' prefixes."""
-    for key in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    for _ in _WRAPPERS:
+        if isinstance(content, dict):
+            content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict):
         content = {}
     if any("_packed_params" in str(key) or getattr(value, "is_quantized", False) for key, value in content.items()):
@@ -89,6 +92,23 @@ def _split_robustness(path, state):
 
 def _shapes(network):
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def _nearest(path, state, known):
+    """Return the classifier that shares most of its keys and shapes with a state dict."""
+    found = {(key, tuple(value.shape)) for key, value in state.items()}
+    shared = {}
+    for name in known:
+        expected = set(_shapes(models.shapes_only(name)).items())
+        shared[name] = len(expected & found) / len(expected | found)
+    most = max(shared.values())
+    nearest = [name for name, share in shared.items() if share == most]
+    if len(nearest) > 1 or not most:
+        which = (
+            f"those of {', '.join(nearest)} alike: say which" if most else "those of no torchvision classifier: give"
+        )
+        raise ValueError(f"{path}: its keys and shapes ({next(iter(state))}, …) are {which} by arch")
+    return nearest[0]
 
 
 def _compare_shapes(path, arch, found, expected):

@@ -300,6 +300,7 @@ def prefixed(prefix):
         lambda state: {"model": state},
         lambda state: {"net": prefixed("module.")(state)},
         lambda state: {"model_state_dict": state},
+        lambda state: {"net": {"state_dict": {"model": state}}, "epoch": 3},
         *map(
             prefixed, ("module.", "_orig_mod.", "model.", "backbone.", "net.", "module._orig_mod.", "model.backbone.")
         ),
@@ -361,8 +362,28 @@ def test_a_wrong_architecture_gets_the_keys_that_differ(tmp_path):
     assert "keys not in the file: conv1.weight, bn1.weight" in str(caught.value)
     with pytest.raises(ValueError, match="'resnet_18'; near matches: resnet18"):
         checkpoints.load_checkpoint(path, "resnet_18")
-    with pytest.raises(ValueError, match="no network called 'mine.pt'"):
+    with pytest.raises(
+        ValueError, match=r"mine.pt: its keys and shapes \(conv1.0.weight, …\) are those of no torchvision"
+    ):
         checkpoints.load_checkpoint(path)
+
+
+def test_an_architecture_is_known_by_its_keys_and_shapes(tmp_path, monkeypatch):
+    source = network(num_classes=7)
+    torch.save({"state_dict": prefixed("module.")(source.state_dict())}, tmp_path / "best.pt")
+    model = checkpoints.load_checkpoint(tmp_path / "best.pt")
+    assert all(torch.equal(model.network.state_dict()[key], value) for key, value in source.state_dict().items())
+    # Without its head it is still the nearest, and what it lacks is said.
+    monkeypatch.setattr(models, "classifiers", lambda: ["resnet18", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"])
+    torch.save({key: value for key, value in source.state_dict().items() if "fc" not in key}, tmp_path / "headless.pt")
+    with pytest.raises(ValueError, match="not a shufflenet_v2_x0_5\n2 keys not in the file: fc.weight, fc.bias"):
+        checkpoints.load_checkpoint(tmp_path / "headless.pt")
+    twins = {"one": "shufflenet_v2_x0_5", "other": "shufflenet_v2_x0_5", "third": "squeezenet1_1"}
+    build = models.shapes_only
+    monkeypatch.setattr(models, "classifiers", lambda: list(twins))
+    monkeypatch.setattr(models, "shapes_only", lambda name, **options: build(twins[name], **options))
+    with pytest.raises(ValueError, match="are those of one, other alike: say which by arch"):
+        checkpoints.load_checkpoint(tmp_path / "best.pt")
 
 
 class Payload:

@@ -1,7 +1,9 @@
 import copy
 import math
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 from test_windows import dense, layers
 from torch import nn
 
-from collide_utils import images, models, nullspace, windows
+from collide_utils import counting, images, models, nullspace, windows
 from collide_utils.comparison import Reference, compare
 from collide_utils.search import ClampWarning, NullSpaceSearch, OverlapWarning
 
+RESNET18 = Path(__file__).resolve().parent.parent.parent / "shared" / "reference" / "resnet18_conv1.npy"
 BETAS = [8 * 2**k for k in range(11)]
 
 
@@ -128,6 +131,39 @@ def test_the_tolerance_decides_what_is_null():
         assert NullSpaceSearch(nn.Sequential(layer), (1, 4, 4), rtol=rtol).basis.shape == (4, count)
     with pytest.raises(ValueError, match="rtol"):
         NullSpaceSearch(nn.Sequential(layer), (1, 4, 4), rtol=1)
+
+
+def vectors_by_tolerance(weight, rtols):
+    """How many basis vectors there are, after a look at the responses to them: rtol of the largest response at most."""
+    layer = nn.Conv2d(3, len(weight), 7, stride=7, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(weight.view_as(layer.weight))
+    counts = {}
+    for rtol in rtols:
+        search = NullSpaceSearch(nn.Sequential(layer), (3, 7, 7), rtol=rtol)
+        with torch.no_grad():
+            responses = layer(search.basis.T.reshape(-1, 3, 7, 7)).flatten(1).norm(dim=1)
+        assert responses.max() <= 1.001 * rtol * torch.linalg.matrix_norm(weight.double().flatten(1), 2)
+        counts[rtol] = len(responses)
+    return counts
+
+
+@pytest.mark.parametrize("dead", [[1e-5, 8e-7, *6 * [1e-7]], [1e-9], [1e-5]])
+def test_dead_filters_count_as_null_from_their_size_on(dead):
+    # Weight decay leaves filters that training has given up between zero and what is alive. Table 1 has 90 vectors for
+    # ResNet-18, and 84 for its secure variant; a stem of 64 filters has 83 whatever they are.
+    left, right = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0] for n in (64, 147))
+    singular = torch.tensor([*torch.linspace(1, 0.1, 64 - len(dead)), *dead], dtype=torch.float64)
+    rtols = (1e-10, 1e-8, 1e-6, 1e-4)
+    counts = vectors_by_tolerance(left @ (singular[:, None] * right[:64]), rtols)
+    assert counts == {rtol: 83 + sum(value <= rtol for value in dead) for rtol in rtols}
+
+
+@pytest.mark.skipif(not RESNET18.exists(), reason="no weights of torchvision's ResNet-18")
+def test_the_stem_of_resnet18_has_the_published_number_of_vectors_at_one_tolerance():
+    counts = vectors_by_tolerance(torch.from_numpy(np.load(RESNET18)), (1e-10, 1e-7, 1e-6, 1e-4))
+    published = next(row["first_nullity"] for row in counting.published() if row["builder"] == "resnet18")
+    assert list(counts.values()) == [83, 89, published, 91]
 
 
 def test_basis_is_orthonormal_in_pixel_space(search):
