@@ -88,7 +88,7 @@ class NullityCount:
         return math.floor(self.nu_percent), math.floor(self.mu_percent)
 
 
-def per_layer(model, rtol=None, executor=None):
+def per_layer(model, rtol=None, executor=None, input_shape=None):
     """Return a list of :class:`LayerCount`, one for each weight of `model`, in the order of ``weights.layer_weights``.
 
     Parameters
@@ -97,9 +97,10 @@ def per_layer(model, rtol=None, executor=None):
         weight had full rank, which is a lower bound and makes no weights. A module on the meta device counts like that.
     rtol : relative tolerance of :func:`~collide_utils.nullspace.nullity`; nothing to shapes.
     executor : ``concurrent.futures.Executor`` or alike that shares the weights out; by default they are counted here.
+    input_shape : of what `model` takes, for the order of its weights, as in ``weights.layer_weights``.
     """
     network = _network(model)
-    found = weights.layer_weights(network)
+    found = weights.layer_weights(network, input_shape)
     layers = [network.get_submodule(weight.name) for weight in found]
     geometries = [
         {key: getattr(layer, key) for key in _GEOMETRY} if hasattr(layer, "kernel_size") else None for layer in layers
@@ -112,10 +113,10 @@ def per_layer(model, rtol=None, executor=None):
     ]
 
 
-def count(model, rtol=None, executor=None):
+def count(model, rtol=None, executor=None, input_shape=None):
     """Return the :class:`NullityCount` of a network; arguments as :func:`per_layer`, which has the rows behind it."""
     network = _network(model)
-    rows = per_layer(network, rtol, executor)
+    rows = per_layer(network, rtol, executor, input_shape)
     return NullityCount(
         model if isinstance(model, str) else type(model).__name__,
         len(rows),
@@ -171,7 +172,7 @@ def first_guaranteed(model, input_shape=None):
     """
     network = copy.deepcopy(_network(model)).to("meta").eval().requires_grad_(False)
     if input_shape is None:
-        input_shape = _preset_shape(model) if isinstance(model, str) else weights.default_shape(model)
+        input_shape = _preset_shape(model) if isinstance(model, str) else weights.needed_shape(model)
     image = torch.zeros(1, *input_shape, device="meta", requires_grad=True)
     with hooks.record(network, [name for name, _ in network.named_modules() if name]) as recording:
         logits = hooks.first_tensor(network(image.clone()))

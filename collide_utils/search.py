@@ -53,9 +53,7 @@ class NullSpaceSearch:
     def __init__(self, model, input_shape=None, rtol=None):
         hooks.check(model)
         if input_shape is None:
-            if not hasattr(model, "input_size"):
-                raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
-            input_shape = weights.default_shape(model)
+            input_shape = weights.needed_shape(model)
         try:
             twin = copy.deepcopy(model).double().eval()
         except (RuntimeError, TypeError) as error:

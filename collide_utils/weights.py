@@ -83,6 +83,14 @@ def default_shape(model):
     return shape
 
 
+def needed_shape(model):
+    """Return :func:`default_shape`; ValueError if the model says nothing."""
+    shape = default_shape(model)
+    if shape is None:
+        raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
+    return shape
+
+
 def closed(model):
     """Return in words that a part of `model` is scripted or quantised, so that its weights are not seen, or nothing."""
     for name, module in model.named_modules():

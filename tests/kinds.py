@@ -169,7 +169,10 @@ CHAPTERS = {
             lambda: Behind(nn.Linear(48, 20), lambda x: F.unfold(x, 4, stride=2).mT),
             RGB,
         ),
-        "the same, padded": (lambda: Behind(nn.Linear(48, 20), lambda x: F.unfold(x, 4, 1, 1, 2).mT), RGB),
+        "overlapping patches by `nn.Unfold`, padded": (
+            lambda: Behind(nn.Linear(48, 20), lambda x: F.unfold(x, 4, 1, 1, 2).mT),
+            RGB,
+        ),
         "padding that reflects": (lambda: Behind(patch_conv(padding=1, padding_mode="reflect")), RGB),
     },
     "The first layer does not decide": {
@@ -240,21 +243,21 @@ def page():
         "",
         "What {class}`~collide_utils.search.NullSpaceSearch` makes of the networks that you may bring. Each row is a",
         "small network with random weights. The second column is the null space of one window, and how many windows",
-        "there are. If the last one is empty, colliding images are equal to the network up to rounding; if not, it is",
-        "the text of the warning or the error. `python tests/kinds.py` writes this page, and a test compares it with",
-        "what happens.",
+        "there are. Where images collide, they are equal to the network up to rounding; else the last column is the",
+        "text of the warning or the error. `python tests/kinds.py` writes this page, and a test compares it with what",
+        "happens.",
         "",
     ]
     for chapter, kinds in CHAPTERS.items():
-        lines += [f"## {chapter}", "", "| network | null space | words |", "|---|---|---|"]
+        lines += [f"## {chapter}", "", "| network | null space | what happens |", "|---|---|---|"]
         for words in kinds:
             found, text = search(words)
             text = re.sub(r"\d\.\de[+-]\d\d", "…", text).replace("|", r"\|").replace("\n", " ")
             size = "refused"
             if found:
                 columns, count = found.basis.shape
-                size = f"{count} of {columns}, in {'×'.join(map(str, found.geometry.grid))}"
-            lines.append(f"| {words} | {size} | {text} |")
+                size = f"{count} of {columns}, {'×'.join(map(str, found.geometry.grid))} windows"
+            lines.append(f"| {words} | {size} | {text or 'images collide'} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -289,6 +289,17 @@ def test_collisions_are_guaranteed_from_the_first_narrow_layer_that_nothing_bypa
     assert counting.first_guaranteed("vit_b_32") == ("conv_proj", 768 * 7 * 7)
     with pytest.raises(ValueError, match="give input_shape"):
         counting.first_guaranteed("fasterrcnn_resnet50_fpn")
+    with pytest.raises(ValueError, match="Shortcut has no input_size; give input_shape"):
+        counting.first_guaranteed(Shortcut())
+
+
+def test_a_shape_may_be_given_where_it_would_be_guessed_wrong():
+    grey = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(3 * 7 * 7, 5))
+    grey.input_size = 8  # of one channel, which a number does not say
+    for call in (counting.count, counting.per_layer):
+        with pytest.raises(ValueError, match=r"\(3, 8, 8\), .* give the input_shape that it takes"):
+            call(grey)
+    assert counting.count(grey, input_shape=(1, 8, 8)).n == len(counting.per_layer(grey, input_shape=(1, 8, 8))) == 2
 
 
 @pytest.mark.parametrize("window", [1, 3])

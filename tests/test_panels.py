@@ -160,6 +160,17 @@ def test_what_is_no_picture_is_refused_and_the_picture_stays(small, photograph, 
     assert "large.png has" in part.text.value and part.picture.value == before
 
 
+@pytest.mark.parametrize("size", [32, (32, 32), (3, 32, 32)])
+def test_a_photograph_by_name_has_the_size_that_the_network_names(size, small):
+    small.input_size = size
+    try:
+        panel = scene.Scene({"n": small}, {"p": "chelsea"})
+        panel.draw(8, "n", "p", "repeat", 0, 0, False)
+    finally:
+        del small.input_size
+    assert panel.image.shape == (3, 32, 32)
+
+
 @pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
 def test_a_bad_beta_is_named(beta, small, photograph):
     panel = scene.Scene({"n": small}, {"p": photograph})

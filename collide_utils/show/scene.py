@@ -6,7 +6,7 @@ import warnings
 import torch
 from PIL import Image
 
-from collide_utils import hooks, images, models, windows
+from collide_utils import hooks, images, models, weights, windows
 from collide_utils.answers import Answer
 from collide_utils.comparison import Reference
 from collide_utils.search import NullSpaceSearch, OverlapWarning
@@ -67,7 +67,8 @@ class Scene:
     def _load(self, network, photograph):
         model, image = self.networks[network], self.photographs[photograph]
         model = models.load(model) if isinstance(model, str) else model
-        size = getattr(model, "input_size", self._size)
+        shape = weights.default_shape(model)
+        size = shape[1:] if shape else self._size
         if isinstance(image, str):
             image = images.load(image, size)
         elif isinstance(image, io.BytesIO):
