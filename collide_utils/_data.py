@@ -1,6 +1,7 @@
 """Where files are. ``data/`` is at the top of a clone, and inside the package where that was installed from a wheel."""
 
 import csv
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -12,6 +13,18 @@ def table(*parts):
     """Return the rows of a CSV file below :data:`FOLDER` as dicts, numbers as int or float, empty cells as None."""
     with FOLDER.joinpath(*parts).open(encoding="utf-8", newline="") as file:
         return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def write(path, content):
+    """Write bytes to a file, whole or not at all: beside its place first, and then moved there."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _value(text):

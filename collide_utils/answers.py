@@ -51,6 +51,20 @@ class Answer:
             return f"{len(self._boxes)} boxes"
         return ", ".join(f"numbers of shape {tuple(tensor.shape)}" for tensor in self.tensors.values())
 
+    def kept(self, other):
+        """Return which share of this answer `other` gives too, or None where they are no answers of a known kind.
+
+        That is 1 or 0 for a class, the share of pixels with the same label, and the share of boxes that match.
+        """
+        if self.scores is not None and other.scores is not None:
+            return float(self.best[0] == other.best[0])
+        if self._labels is not None and other._labels is not None and self._labels.shape == other._labels.shape:
+            return float((self._labels == other._labels).double().mean())
+        if self._boxes is not None and other._boxes is not None:
+            most = max(len(self._boxes), len(other._boxes))
+            return self._matching(other) / most if most else 1.0
+        return None
+
     def agreement(self, other, change):
         """Return how far this answer and `other` agree, in words; `change` is that of their numbers."""
         if self.scores is not None:

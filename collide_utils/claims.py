@@ -50,6 +50,29 @@ def answer(entry):
     raise ValueError(f"the bounds leave open whether it holds: {entry['claim']!r}")
 
 
+def verdict(claim, **measured):
+    """Return what the ledger says of numbers that were measured on one network: ``"holds"`` or ``"fails"``.
+
+    Parameters
+    ----------
+    claim : the id of an entry.
+    measured : numbers for some of the entry's evidence, of which the claim says something (``claimed``).
+
+    The rule is that of :func:`answer`, with each number in the place of its bounds. ValueError for an id or a number
+    that the ledger does not have or of which nothing is claimed, for none at all, and for what is not a number.
+    """
+    entry = _entry(claim)
+    for name, value in measured.items():
+        if "claimed" not in entry["evidence"].get(name, {}):
+            raise ValueError(f"{claim!r} says nothing of {name!r}")
+        if math.isnan(value):
+            raise ValueError(f"{name} of {claim!r} is not a number")
+    if not measured:
+        raise ValueError(f"no number was measured for {claim!r}")
+    bounds = {name: {"at_least": value, "at_most": value} for name, value in measured.items()}
+    return answer(entry | {"evidence": {name: entry["evidence"][name] | bound for name, bound in bounds.items()}})
+
+
 def check(claim, **measured):
     """Hold what was measured against the ledger's bounds, which alone decide; return the ledger's line for the claim.
 
@@ -61,11 +84,8 @@ def check(claim, **measured):
     ClaimError if a number is outside its bounds or not a number; ValueError for an id, or for evidence, that the ledger
     does not have.
     """
-    entries = ledger()
-    if claim not in entries:
-        near = difflib.get_close_matches(claim, entries, n=3, cutoff=0.3) or entries
-        raise ValueError(f"the ledger has no claim {claim!r}; near matches: {', '.join(near)}")
-    evidence = entries[claim]["evidence"]
+    entry = _entry(claim)
+    evidence = entry["evidence"]
     if set(evidence) != set(measured):
         raise ValueError(f"the evidence of {claim!r} is {', '.join(evidence)}, not {', '.join(measured) or 'nothing'}")
     for name, value in measured.items():
@@ -73,7 +93,7 @@ def check(claim, **measured):
         if not low <= value <= high:
             raise ClaimError(f"{claim}: {name} is {value}, not in [{low:g}, {high:g}] ({evidence[name]['what']})")
     checked[claim] = {name: float(value) for name, value in measured.items()}
-    return f"{claim}: {_WORDS[entries[claim]['as_stated']]}. {entries[claim]['repaired']}"
+    return f"{claim}: {_WORDS[entry['as_stated']]}. {entry['repaired']}"
 
 
 def measured():
@@ -123,6 +143,14 @@ def section(claim):
 
 
 _WORDS = {"holds": "holds as stated", "fails": "fails as stated", "not testable here": "not testable here"}
+
+
+def _entry(claim):
+    entries = ledger()
+    if claim not in entries:
+        near = difflib.get_close_matches(claim, entries, n=3, cutoff=0.3) or entries
+        raise ValueError(f"the ledger has no claim {claim!r}; near matches: {', '.join(near)}")
+    return entries[claim]
 
 
 def _interval(bounds):

@@ -106,7 +106,7 @@ def per_layer(model, rtol=None, executor=None, input_shape=None):
         {key: getattr(layer, key) for key in _GEOMETRY} if hasattr(layer, "kernel_size") else None for layer in layers
     ]
     tasks = (executor.map if executor else map)(partial(_nullities, rtol=rtol), [w.matrix for w in found], geometries)
-    bar = tqdm(tasks, total=len(found), desc="weights", leave=False, delay=10)
+    bar = tqdm(tasks, total=len(found), desc="weights", leave=False, delay=10, disable=None)
     return [
         LayerCount(weight.name, weight.kind, *weight.matrix.shape, *nullities)
         for weight, nullities in zip(found, bar, strict=True)
@@ -155,7 +155,7 @@ def count_folder(folder, rtol=None, executor=None):
     if not paths:
         raise FileNotFoundError(f"{folder}: no file that ends in {', '.join(_SUFFIXES)}")
     tasks = (executor.map if executor else map)(partial(_count_file, rtol=rtol), paths)
-    return list(tqdm(tasks, total=len(paths), desc="checkpoints", delay=10))
+    return list(tqdm(tasks, total=len(paths), desc="checkpoints", delay=10, disable=None))
 
 
 def first_guaranteed(model, input_shape=None):

@@ -1,5 +1,7 @@
 """Photographs as tensors: samples that scikit-image, scikit-learn and matplotlib ship, and any file of the reader's."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -102,6 +104,22 @@ def from_file(path, size=224):
     What does not fit the shape is cropped at both sides alike.
     """
     return _to_tensor(open_rgb(path), size)
+
+
+def files(folder):
+    """Return the paths of the image files in `folder`, by their suffixes, sorted.
+
+    NotADirectoryError if it is none, FileNotFoundError if it has no image file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: not a folder")
+    suffixes = Image.registered_extensions()
+    known = {suffix for suffix, kind in suffixes.items() if kind in Image.OPEN}
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"{folder}: no file that ends in .jpg, .png or another suffix of an image")
+    return found
 
 
 def from_afar(image, window, gamma=2.2):

@@ -21,15 +21,15 @@ def change_by_layer(comparisons, alt):
     return to_image(figure, alt)
 
 
-def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", yscale="log", style="lines"):
+def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", yscale="log", style="lines", narrow=False):
     """Draw named lists of values against `x`; `guides` are drawn without markers, thin. A short `x` is marked in full.
 
     `xscale` and `yscale` are matplotlib's, ``"log"`` or ``"linear"``. `style` is how the values are drawn: ``"lines"``,
-    ``"steps"`` (each value holds up to the next x) or ``"dots"``.
+    ``"steps"`` (each value holds up to the next x) or ``"dots"``. A `narrow` chart can be read on a telephone.
     """
     from matplotlib.ticker import AutoLocator
 
-    figure, [[axis]] = subplots(1, 1, (8, 4.2))
+    figure, [[axis]] = subplots(1, 1, (4.6, 4) if narrow else (8, 4.2))
     look = {"lines": {}, "steps": dict(drawstyle="steps-post"), "dots": dict(linestyle="")}[style]
     _draw(axis, x, series, markevery=max(1, len(x) // (40 if style == "dots" else 16)), **look)
     for (name, values), (_, line) in zip((guides or {}).items(), itertools.cycle(_STYLES[1:]), strict=False):
@@ -40,9 +40,9 @@ def lines(x, series, title, xlabel, ylabel, alt, guides=None, xscale="log", ysca
         axis.yaxis.set_major_locator(AutoLocator())
         axis.yaxis.set_major_formatter("{x:g}")
     if len(x) <= 16:
-        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.set_xticks(x, [f"{value:g}" for value in x], rotation=60 if narrow else 0)
         axis.minorticks_off()
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center" if narrow else "outside right upper")
     return to_image(figure, alt)
 
 
