@@ -8,6 +8,7 @@ The rooms, in rows; each imports only from its own row and from those above it:
 - material: ``models``, ``streets``, ``checkpoints``, ``images``, ``claims``
 - measuring: ``answers``, ``comparison``, ``counting``, ``randmat``, ``maps``
 - pictures: ``show``
+- all of it in one call: ``report``; ``__main__`` is its command line
 """
 
 import importlib

@@ -40,6 +40,20 @@ def test_a_measurement_outside_its_bounds_fails_with_or_without_asserts(small_le
         claims.check("sky", day=day, night=night)
 
 
+def test_a_number_of_one_network_takes_the_place_of_its_bounds(small_ledger):
+    assert claims.verdict("sky", day=0.5) == claims.verdict("sky", day=0.7, night=0.6) == "holds"
+    assert claims.verdict("sky", day=0.49) == claims.verdict("sky", day=0.7, night=0.4) == "fails"
+    for measured, text in (
+        ({"noon": 1}, "'sky' says nothing of 'noon'"),
+        ({"day": float("nan")}, "day of 'sky' is not a number"),
+        ({}, "no number was measured for 'sky'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            claims.verdict("sky", **measured)
+    with pytest.raises(ValueError, match="near matches: sky"):
+        claims.verdict("skye", day=1)
+
+
 def test_unknown_claims_and_evidence_are_named(small_ledger):
     with pytest.raises(ValueError, match="'skye'; near matches: sky"):
         claims.check("skye")

@@ -1,5 +1,6 @@
 """What the files of the repository promise each other."""
 
+import ast
 import base64
 import os
 import re
@@ -108,7 +109,7 @@ def test_a_wheel_carries_what_the_module_needs(tmp_path):
     shutil.unpack_archive(wheel, site, "zip")
     code = """if True:
         import collide_utils
-        from collide_utils import claims, counting, images, models
+        from collide_utils import __main__, claims, counting, images, models
         print(collide_utils.__file__)
         print(models.load("patchnet").conv1.weight.shape[0], len(models.training_record("patchnet")) > 0,
               len(counting.published()), len(images.names()) > 0 and len(claims.ledger()) > 0)
@@ -127,6 +128,25 @@ def test_a_wheel_carries_what_the_module_needs(tmp_path):
     )
     where, found, error = ran.stdout.splitlines()
     assert where.startswith(str(site)) and found == "64 True 10 True" and error.endswith("run from one")
+
+
+def test_rooms_import_only_from_their_own_row_and_those_above():
+    lines = re.findall(r"^  \| (?!row)[a-z ]+ \| (`.*`) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    row = {room: place for place, line in enumerate(lines) for room in re.findall(r"`(\w+)`", line)}
+    assert len(lines) == 7 and set(row.values()) == set(range(7))
+    row["images"] = 0  # it imports none of the others, and all rows check images with it
+    seen = set()
+    for path in (ROOT / "collide_utils").rglob("*.py"):
+        room = path.relative_to(ROOT / "collide_utils").parts[0].removesuffix(".py")
+        if room.startswith("_"):
+            continue  # private files belong to no row; __main__ is the command line, above all
+        seen.add(room)
+        for module in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(module, ast.ImportFrom) and (module.module or "").split(".")[0] == "collide_utils":
+                inside = module.module.split(".")[1:]
+                for other in inside[:1] or [name.name for name in module.names]:
+                    assert other.startswith("_") or row[other] <= row[room], f"{room} imports {other}"
+    assert seen == set(row)
 
 
 def test_importing_the_module_is_light():
