@@ -23,7 +23,7 @@ _STYLE = """
 .collisions caption { text-align: left; font-size: .85rem; padding: .4rem 0; }
 .collisions th, .collisions td { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid rgba(128, 128, 128, .4); }
-.collisions .number { text-align: right; font-variant-numeric: tabular-nums; }
+.collisions td { white-space: nowrap; } .collisions .number { text-align: right; font-variant-numeric: tabular-nums; }
 .collisions .error { border-left: .3rem solid #c77700; padding-left: .8rem; }
 .collisions dt { margin-top: 1rem; } .collisions dd { margin: 0 0 0 1rem; }
 """
@@ -90,7 +90,7 @@ def _curves(found):
     change = {name: [max(value, 1e-17) for value in recipe["most"]] for name, recipe in both.items()}
     drawn.append(
         charts.lines(
-            *(betas, change, "Change after the first layer", beta, "relative change, largest of all photographs"),
+            *(betas, change, "Change after the first layer", beta, "relative change (largest)"),
             alt="Largest relative change after the first layer against β. "
             + " ".join(
                 f"{name}: {values[0]:.0e} at β = 8, {values[-1]:.0e} at 8192." for name, values in change.items()
@@ -119,7 +119,7 @@ def _claims(claims):
     for answer, state in ("holds here", " open"), ("fails here", " open"), ("not measured", ""):
         group = [claim for claim in claims.values() if claim["here"] == answer]
         items = "".join(
-            f"<dt>{_text(claim['claim'])}</dt>"
+            f"<dt>{_text(claim['claim'])} <em>As stated, in the ledger: {claim['as_stated']}.</em></dt>"
             + "".join(f"<dd>{_text(words)}</dd>" for words in [*map(_number, claim["numbers"]), claim["why"]] if words)
             for claim in group
         )
@@ -132,7 +132,9 @@ def _claims(claims):
 def _number(number):
     limits = {"at_least": "at least", "at_most": "at most"}
     claimed = " and ".join(f"{limits[key]} {value:g}" for key, value in number["claimed"].items())
-    return f"{number['what']}: {number['measured']:.4g}; claimed is {claimed}"
+    value = number["measured"]
+    shown = f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+    return f"{number['what']}: {shown}; claimed is {claimed}"
 
 
 def _table(rows, columns, caption):
