@@ -194,8 +194,7 @@ def _shape(model, source, given):
     shape = weights.default_shape(model) if given is None else given
     if shape is None and isinstance(source, (list, tuple)):
         shape = next((one.shape for one in source if isinstance(one, torch.Tensor)), None)
-    if shape is None:
-        raise ValueError(f"{type(model).__name__} has no input_size; give input_shape=(C, H, W)")
+    shape = weights.needed_shape(model) if shape is None else shape
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"input_shape must be three positive whole numbers, (C, H, W), not {shape!r}")
     return tuple(shape)

@@ -4,7 +4,6 @@ Each is a function of the :class:`~collide_utils.report.Report` and of the dict 
 kept if it fails.
 """
 
-import copy
 import itertools
 import math
 from collections.abc import Mapping
@@ -71,8 +70,7 @@ def stem(report, found):
         f"The first layer is {layer!r}. Its weight does not see {nullity} of the {groups * columns} dimensions "
         "of a window."
     )
-    module = report.twin.get_submodule(layer.name)
-    geometry = windows.geometry(module, report.shape)
+    geometry, matrix = windows.pixel_weight(report.twin, layer, report.shape)  # as it acts on pixels
     found |= {"window": list(geometry.window), "stride": list(geometry.stride), "overlapping": geometry.overlapping}
     found["words"].append(
         f"Its windows of {geometry.window[0]}×{geometry.window[1]} pixels, {geometry.stride[0]} pixels apart, "
@@ -82,22 +80,20 @@ def stem(report, found):
             else "do not overlap: the image can be changed window by window."
         )
     )
-    # The weight as it acts on pixels: the normalisation is in it.
-    matrix = layer.matrix * windows.pixel_slope(report.twin, layer.name, geometry).view(groups, 1, -1)
-    if geometry.overlapping and isinstance(module, nn.Conv2d):
-        conv = copy.deepcopy(module).cpu()
-        conv.weight.data, conv.bias = matrix.reshape(module.weight.shape).cpu(), None
+    if geometry.overlapping:
+        look = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
+        conv = nn.Conv2d(geometry.channels, len(matrix), geometry.window, bias=False, device="meta", **look)
+        conv.weight = nn.Parameter(matrix.reshape(conv.weight.shape).cpu(), requires_grad=False)
         found["image_nullity"] = symbol.image_nullity(conv, report.shape[1:])
         noise = torch.randn(1, *report.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        with torch.no_grad():
-            loud = float(conv(noise).norm() / noise.norm())
+        loud = float(conv(noise).norm() / noise.norm())
         quiet = float(symbol.quietest(conv, report.shape[1:])[0][0])
     else:
-        found["image_nullity"] = nullity * math.prod(geometry.grid)
-        loud = float(matrix.norm()) / (groups * columns) ** 0.5
         hidden = nullspace.null_space(matrix)
-        unheard = (torch.block_diag(*matrix) @ hidden).norm(dim=0)
-        quiet = float(unheard.max() if nullity else torch.linalg.svdvals(matrix).min())
+        found["image_nullity"] = hidden.shape[1] * math.prod(geometry.grid)
+        loud = float(matrix.norm()) / matrix.shape[1] ** 0.5
+        unheard = (matrix @ hidden).norm(dim=0) if hidden.shape[1] else torch.linalg.svdvals(matrix)[-1:]
+        quiet = float(unheard.max())
     found["quietest"] = quiet / loud
     found["words"].append(
         f"As a layer it maps {found['image_nullity']:,} dimensions of an image of {report.shape[1]}×{report.shape[2]} "
