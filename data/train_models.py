@@ -71,7 +71,7 @@ RECIPES = {
     "patchnet": dict(seed=1, epochs=(60, 10, 28), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
     "stridenet": dict(seed=1, epochs=(46, 8, 8), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
     "patchnet-b": dict(seed=2, epochs=(60, 10, 56), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
-    "patchnet-l2": dict(seed=3, epochs=(20, 4, 0), mixed=0.0, averaged=(0.0, 0.0), steps=2, radius=2.0),
+    "patchnet-l2": dict(seed=3, epochs=(20, 4, 24), mixed=0.0, averaged=(0.0, 0.998), steps=2, radius=2.0),
 }
 BATCH, LABELLED, MOMENTUM, WEIGHT_DECAY = 64, 44, 0.9, 5e-4
 PEAK_LR, WARMUP = (0.1, 0.05), 0.1  # of the first cycle and the second
