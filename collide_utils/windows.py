@@ -153,8 +153,8 @@ def pixel_weight(model, weight, shape):
             seen = _boxes(*(value.flatten(0, 1) for value in cut), shape)
     if seen is None:
         raise ValueError(
-            f"the windows of layer {weight.name!r} on an image of shape {shape} are not boxes of pixels of all "
-            f"channels, of one size, evenly spaced and read alike, so its null space is not one of pixels; {_ANY}"
+            f"the windows of layer {weight.name!r} on an image of shape {shape} are not boxes of pixels inside it, of "
+            f"all channels and one size, evenly spaced and read alike, so its null space is not one of pixels; {_ANY}"
         )
     found, column, scale = seen
     matrix = torch.block_diag(*weight.matrix)

@@ -8,6 +8,7 @@ import functools
 import re
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,11 @@ def compiled():
     return model
 
 
+def parallel():
+    with mock.patch("torch.nn.parallel.data_parallel._get_available_device_type", return_value=None):  # on any machine
+        return nn.DataParallel(Behind(patch_conv()))
+
+
 def normed(norm):
     return Behind(norm(patch_conv()))
 
@@ -169,6 +175,10 @@ CHAPTERS = {
             lambda: Behind(nn.Linear(48, 20), lambda x: F.unfold(x, 4, stride=2).mT),
             RGB,
         ),
+        "`nn.PixelUnshuffle`, then 3×3, padded (TResNet)": (
+            lambda: Behind(nn.Conv2d(48, 20, 3, padding=1), nn.PixelUnshuffle(4)),
+            RGB,
+        ),
         "overlapping patches by `nn.Unfold`, padded": (
             lambda: Behind(nn.Linear(48, 20), lambda x: F.unfold(x, 4, 1, 1, 2).mT),
             RGB,
@@ -188,7 +198,7 @@ CHAPTERS = {
     },
     "Wrapped, and in other arithmetic": {
         "`torch.compile`": (compiled, RGB),
-        "`nn.DataParallel`": (lambda: nn.DataParallel(Behind(patch_conv())), RGB),
+        "`nn.DataParallel`": (parallel, RGB),
         "`parametrizations.weight_norm`": (lambda: normed(parametrizations.weight_norm), RGB),
         "`parametrizations.spectral_norm`": (lambda: normed(parametrizations.spectral_norm), RGB),
         "`parametrizations.orthogonal`": (lambda: normed(parametrizations.orthogonal), RGB),

@@ -338,7 +338,11 @@ def test_a_first_weight_of_zeros_lets_every_image_collide(cat):
     [
         (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), (3, 4, 4), "not a ConvTranspose2d"),
         # A Linear on the places of one channel: tokens are not mixed here, but pixels of patches.
-        (nn.Sequential(nn.Unfold(3, stride=3), nn.Linear(16, 4)), (3, 12, 12), "not boxes of pixels of all channels"),
+        (
+            nn.Sequential(nn.Unfold(3, stride=3), nn.Linear(16, 4)),
+            (3, 12, 12),
+            "not boxes of pixels inside it, of all channels",
+        ),
     ],
 )
 def test_other_first_layers_are_named(model, shape, text):
