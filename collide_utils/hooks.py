@@ -89,6 +89,18 @@ def record(model, layers=None):
 
 
 @contextmanager
+def replaced(model, name, tensor, call=0):
+    """Within the context the layer called `name` hands on a copy of `tensor` in its call number `call`, from 0.
+
+    A :func:`record` that is opened inside sees what is handed on.
+    """
+    count = itertools.count()
+    hook = model.get_submodule(name).register_forward_hook(lambda *_: tensor.clone() if next(count) == call else None)
+    with hook:
+        yield
+
+
+@contextmanager
 def untouched(model):
     """Within the context `model` runs in eval mode, exactly and repeatably; afterwards all is as it was before.
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from collide_utils import hooks, images, nullspace, symbol, weights, windows
 from collide_utils.projection import nearest_in_box
+from collide_utils.rectified import Network, Rectified
 
 _ROUNDING = 1e-9  # a relative change of features in float64 that is not rounding, at the multiplier below
 _BETA = 8192  # of the colliding image that is tried
@@ -71,6 +72,7 @@ class NullSpaceSearch:
                     "symbol.quietest finds what it answers least, levelsets.LevelSet collisions of a later layer"
                 )
             inside, outside = self._confirm(twin)
+        self._networks = [Network(twin, self.layer.name, self.weight)]
         if self.geometry.overlapping:
             warnings.warn(
                 f"the windows of the first layer, {self.layer.name}, overlap (window {self.geometry.window}, stride "
@@ -114,8 +116,44 @@ class NullSpaceSearch:
             raise IndexError(f"no basis vector {int(wrong[0])}; there are {count}, numbered from 0")
         return windows.tile(self.geometry, self.basis.T[indices.long().to(self.basis.device)])
 
-    def random(self, generator=None):
-        """Return a mosaic of basis vectors drawn uniformly, one per window, with a ``torch.Generator``."""
+    def join(self, *others):
+        """Return a search for images that collide in this network and in those of `others` at once.
+
+        Its null space is what theirs share, which may be nothing: there may be no collision then but behind a ReLU
+        (`after` in :meth:`random` and :meth:`toward`). Its ``weight`` is theirs, one below the other, its ``layer``
+        this one's. ValueError if the windows of the networks differ.
+        """
+        for other in others:
+            if other.geometry != self.geometry:
+                raise ValueError(
+                    f"the networks must see the same windows, not {self.geometry.window} of {self.geometry.shape} with "
+                    f"stride {self.geometry.stride} and {other.geometry.window} of {other.geometry.shape} with stride "
+                    f"{other.geometry.stride}"
+                )
+        joint, searches = copy.copy(self), (self, *others)
+        joint._networks = [network for search in searches for network in search._networks]
+        joint.weight = torch.cat([search.weight for search in searches])
+        joint.basis = nullspace.shared_null_space(*(search.complement.T for search in searches))
+        whole = torch.eye(len(joint.basis)).to(joint.basis)
+        joint.complement = nullspace.null_space(joint.basis.T) if joint.basis.numel() else whole
+        return joint
+
+    def random(self, generator=None, image=None, after=None):
+        """Return a mosaic of basis vectors drawn uniformly, one per window, with a ``torch.Generator``.
+
+        With `image` and `after`, a direction in which that image may go as far as one likes while the layer `after`
+        returns the same, as in :meth:`toward`: drawn as white noise, and in each window projected on these directions
+        and scaled to norm 1. A window that has none stays 0; ValueError if no window has one, or without a null space.
+        """
+        if (image is None) != (after is None):
+            raise ValueError("image and after go together: what a ReLU forgets depends on the image")
+        if after is not None:
+            drawn = self._behind(self._check("image", image), after).directions(generator)
+            if not drawn.any():
+                raise ValueError(f"no window of this image has a direction that {after!r} does not see")
+            return windows.tile(self.geometry, drawn.view(*self.geometry.grid, -1))
+        if not self.basis.shape[1]:
+            raise ValueError("the networks share no null space at their first layers; there may be room after a ReLU")
         return self.mosaic(torch.randint(self.basis.shape[1], self.geometry.grid, generator=generator))
 
     def quietest(self, k=1):
@@ -162,8 +200,13 @@ class NullSpaceSearch:
         shrunk = windows.unfold(self.geometry, perturbation.double()) * kept[..., None]
         return windows.fold(self.geometry, shrunk), beta * kept
 
-    def toward(self, image, target):
+    def toward(self, image, target, after=None):
         """Return the valid image nearest (L2) to `target` that differs from `image` by null-space vectors alone.
+
+        Or, with `after`, the nearest of which the layer of that name returns the same. It may be any that returns an
+        affine function of each output of the first layer, with a ReLU or without. After a ReLU only what is active on
+        the image is kept, and what is silent stays silent, so that one comes nearer; see
+        :mod:`~collide_utils.rectified`.
 
         Valid means in [0, 1], which holds exactly; the rest holds up to rounding, in every window. Float64. What a
         window sees in the padding stays as it is, and pixels that no window sees take the target's value, clipped.
@@ -174,17 +217,20 @@ class NullSpaceSearch:
         ----------
         image, target : floating-point tensors ``(C, H, W)``. The image must lie in [0, 1] (ValueError); the target need
             not.
+        after : name of a layer, or of several networks that were joined a list of names, if they differ.
 
         The windows are independent convex programs, solved by :func:`~collide_utils.projection.nearest_in_box`.
         """
         image, target = self._check_valid(image), self._check("target", target).to(image)
         inside = self._inside.to(image)
         points, targets = (windows.unfold(self.geometry, value) for value in (image, target))
+        behind = None if after is None else self._behind(image, after)
         found = nearest_in_box(
             *(value.flatten(0, -2) for value in (targets, points)),
-            self.complement.T.to(image),
+            self.complement.T.to(image) if behind is None else behind.rows,
             torch.zeros_like(inside).flatten(0, -2),
             inside.flatten(0, -2),
+            None if behind is None else behind.limits,
         )
         seen = windows.fold(self.geometry, inside) > 0
         return torch.where(seen, windows.fold(self.geometry, found.view_as(points)), target.clamp(0, 1))
@@ -213,6 +259,14 @@ class NullSpaceSearch:
     def _inside(self):
         """Which numbers of the windows lie inside the image and not in the padding, in the shape of the windows."""
         return (self.geometry.places >= 0).to(self.basis.device)
+
+    def _behind(self, image, after):
+        names = [after] * len(self._networks) if isinstance(after, str) else list(after)
+        if len(names) != len(self._networks):
+            raise ValueError(
+                f"after must name one layer, or one for each of {len(self._networks)} networks, not {after!r}"
+            )
+        return Rectified(self._networks, self.geometry, image.to(self.weight), names)
 
     def _confirm(self, twin):
         """Run the network on colliding images, and return how much its first layer's output changes: inside [0, 1], and

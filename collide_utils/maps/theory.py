@@ -16,7 +16,7 @@ Let x and y give equal outputs of every layer from one on. The argument has thre
 A map is equal if all that its method reads is. What is not forced may still be equal: nothing here proves a difference.
 """
 
-import itertools
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ class Collision:
         with torch.no_grad():
             for name, call in _calls(model, x, begin):
                 seen, said = _run(model, x, [name, *layers])
-                handed, said_again = _run(model, noise, [name, *layers], (name, call, seen.outputs[name][call]))
+                handed, said_again = _run(model, noise, [name, *layers], (name, seen.outputs[name][call], call))
                 if _same(said, said_again):
                     break
             else:
@@ -131,14 +131,7 @@ def _calls(model, x, begin):
 
 def _run(model, image, layers, handed=None):
     """Record `layers` while `model` is shown an image and, if so, one call's output is replaced by what is handed."""
-    name, call, tensor = handed or (layers[0], None, None)
-    calls = itertools.count()
-
-    def replace(*_):
-        return tensor.clone() if next(calls) == call else None
-
-    # The hook comes before those that record, which then see what is handed.
-    with model.get_submodule(name).register_forward_hook(replace), hooks.record(model, layers) as recording:
+    with hooks.replaced(model, *handed) if handed else nullcontext(), hooks.record(model, layers) as recording:
         return recording, model(image)
 
 
