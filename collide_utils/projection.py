@@ -39,10 +39,10 @@ def nearest_in_box(targets, points, rows, lower, upper, limits=None):
     if limits is None:
         rows = _orthonormal(rows)
         limits = (points @ rows.T,) * 2
-        found, solved = _newton(targets, points, lower, upper, rows)
-        answer[solved], todo = found[solved], todo[~solved]
     else:
         limits = [limit.expand(len(points), len(rows)) / norms.where(norms > 0, 1) for limit in limits]
+    found, solved = _newton(targets, points, lower, upper, *limits, rows)
+    answer[solved], todo = found[solved], todo[~solved]
     if len(todo):
         parts = (targets, answer, lower, upper, points @ rows.T, *limits)
         answer[todo] = _constrained(*(part[todo] for part in parts), rows)
@@ -60,46 +60,65 @@ def _orthonormal(rows):
 # Newton's method on the dual, for programs that are well posed.
 
 
-def _newton(targets, points, lower, upper, rows):
+def _newton(targets, points, lower, upper, least, most, rows):
     """Return ``(answer, solved)``; ``clip(target + rowsᵀ λ)`` for multipliers λ that satisfy the measurements.
 
     λ maximises the concave, piecewise quadratic dual: a semismooth Newton method (Qi and Sun, A nonsmooth version of
     Newton's method, Math. Programming 58, 1993), damped in proportion to the residual, with a line search by bisection.
-    Quadratic near the answer.
+    Quadratic near the answer. The multiplier of a measurement with one limit has one sign, and steps are cut at zero
+    (after Bertsekas, Projected Newton methods, SIAM J. Control Optim. 20, 1982); one with two limits is left unsolved.
     """
     chunks = max(1, _ENTRIES // max(1, rows.numel()))
-    found = [
-        _newton_chunk(*part, rows)
-        for part in zip(*(values.split(chunks) for values in (targets, points, lower, upper)), strict=True)
-    ]
+    parts = (values.split(chunks) for values in (targets, points, lower, upper, least, most))
+    found = [_newton_chunk(*part, rows) for part in zip(*parts, strict=True)]
     return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
 
-def _newton_chunk(targets, points, lower, upper, rows):
-    wanted, scale = points @ rows.T, 1 + points.norm(dim=1)
+def _newton_chunk(targets, points, lower, upper, least, most, rows):
+    scale = 1 + points.norm(dim=1)
+    wanted = torch.where(most.isfinite(), most, torch.where(least.isfinite(), least, 0.0))
+    negative = torch.where(most.isfinite(), -torch.inf, 0.0).to(wanted)
+    positive = torch.where(least.isfinite(), torch.inf, 0.0).to(wanted)
     multipliers = torch.zeros_like(wanted)
     todo = torch.arange(len(points), device=points.device)
     damping = torch.full_like(scale, 0.1)
+
+    def residual_of(shifted, which):
+        """What is wanted of the measurements and missing; nothing where a limit is kept without a multiplier."""
+        measured = shifted.clamp(lower[which], upper[which]) @ rows.T - wanted[which]
+        at = multipliers[which]
+        kept = ((at >= positive[which]) & (measured < 0)) | ((at <= negative[which]) & (measured > 0))
+        return measured.masked_fill(kept, 0), ~kept
+
     for _ in range(_NEWTON_STEPS):
         shifted = targets[todo] + multipliers[todo] @ rows
-        residual = shifted.clamp(lower[todo], upper[todo]) @ rows.T - wanted[todo]
+        residual, bound = residual_of(shifted, todo)
         size = residual.norm(dim=1)
         left = size > 16 * torch.finfo(points.dtype).eps * scale[todo]
         if not left.any():
             break
         # The dual's Hessian is that of the measurements on the free entries.
-        todo, shifted, residual, size = todo[left], shifted[left], residual[left], size[left]
+        todo, shifted, residual, size, bound = (
+            todo[left],
+            shifted[left],
+            residual[left],
+            size[left],
+            bound[left].to(rows),
+        )
         low, high = lower[todo], upper[todo]
         free = ((shifted > low) & (shifted < high)).to(points)
-        hessian = rows @ (free[:, :, None] * rows.T)
-        hessian.diagonal(dim1=1, dim2=2).add_((damping[todo] * size.clamp(max=1) + 1e-14)[:, None])
+        hessian = bound[:, :, None] * (rows @ (free[:, :, None] * rows.T)) * bound[:, None, :]
+        hessian.diagonal(dim1=1, dim2=2).add_((damping[todo] * size.clamp(max=1) + 1e-14)[:, None] + (1 - bound))
         step = -torch.cholesky_solve(residual[:, :, None], torch.linalg.cholesky(hessian))[:, :, 0]
+        step = (multipliers[todo] + step).clamp(negative[todo], positive[todo]) - multipliers[todo]
         # A shorter step where the dual is no longer that quadratic.
         length = _length(shifted, step @ rows, (wanted[todo] * step).sum(1), low, high)
         multipliers[todo] += length[:, None] * step
         damping[todo] = (damping[todo] * torch.where(length < 1, 4.0, 0.25).to(points)).clamp(1e-9, 1)
-    answer = (targets + multipliers @ rows).clamp(lower, upper)
-    return answer, (answer @ rows.T - wanted).norm(dim=1) <= _ROUNDING * scale
+    shifted = targets + multipliers @ rows
+    residual, _ = residual_of(shifted, torch.arange(len(points), device=points.device))
+    twofold = ((least < most) & least.isfinite() & most.isfinite()).any(1)
+    return shifted.clamp(lower, upper), (residual.norm(dim=1) <= _ROUNDING * scale) & ~twofold
 
 
 def _length(shifted, direction, constant, low, high):

@@ -145,10 +145,11 @@ def _fits(model, image, first, start, names):
 
     The first layer's output is replaced by others, near and far, on which a function that is no ReLU gives itself away.
     """
-    reach, generator = _FAR * (1 + float(start.abs().max())), torch.Generator().manual_seed(0)
+    near = float(start.abs().max()) or 1.0
+    reach, generator = _FAR * near, torch.Generator().manual_seed(0)
     draws = torch.randn(2, *start.shape[1:], generator=generator, dtype=torch.float64).to(start)
-    spread = torch.stack([reach * draws[0], draws[1] * start.std()])
-    probes = torch.cat([start, *(start + steps * reach for steps in (-2, -1, 1, 2)), start + spread])
+    probes = [start, *(start + steps * reach for steps in (-2, -1, 1, 2)), start + reach * draws[:1], near * draws[1:]]
+    probes = torch.cat(probes)
     found = {}
     for name, outputs in _outputs(model, image, names, (first, probes)).items():
         if outputs is None or outputs.shape != probes.shape:
