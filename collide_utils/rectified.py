@@ -119,6 +119,8 @@ def _measure(network, geometry, image, after):
 
     with torch.no_grad(), hooks.untouched(model):
         start = _outputs(model, image, [first])[first]
+        if len(start) != 1:
+            raise ValueError(f"the first layer, {first}, sees one image as a batch of {len(start)}")
         fit = _fits(model, image, first, start, [after]).get(after) if after in layers else None
         if fit is None:
             others = ", ".join(_fits(model, image, first, start, list(layers)))

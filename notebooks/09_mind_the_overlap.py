@@ -218,9 +218,9 @@ print(f"quietest ÷ {found['untrained'][0] / found[network][0]:.1f}, noise × {f
 # ## Look deeper
 #
 # A residual block adds a shortcut to its branch. As a linear map it is blind only to what *both* do not see, so an identity
-# shortcut closes the null space of its branch. But a block ends in a ReLU, and a network goes on to pool. What is silent there
-# puts no equation on the image. [Notebook 10](10_walk_along_a_level_set.ipynb) finds exact collisions of this very network, behind its
-# stem.
+# shortcut closes the null space of its branch. But that is the block without its last ReLU. Behind the ReLU, what is silent
+# puts no equation on the image, and a pool keeps one number of each window. [Notebook 10](10_walk_along_a_level_set.ipynb) finds
+# exact collisions of this very network, behind its stem; [notebook 11](11_fool_two_networks.ipynb) those behind a single ReLU.
 
 # %% [markdown]
 # ## Limits

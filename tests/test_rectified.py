@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import downhill
@@ -10,7 +11,7 @@ from scipy.optimize import linprog
 from test_windows import layers
 from torch import nn
 
-from collide_utils import images, models, windows
+from collide_utils import images, maps, models, nullspace, windows
 from collide_utils.comparison import compare
 from collide_utils.search import NullSpaceSearch, OverlapWarning
 
@@ -215,3 +216,33 @@ def test_bad_calls_are_named(search, cat):
         overlapping = NullSpaceSearch(nn.Sequential(nn.Conv2d(3, 5, 3, stride=2), nn.ReLU()), (3, 9, 9))
     with pytest.raises(ValueError, match=r"overlap \(window \(3, 3\), stride \(2, 2\)\).*LevelSet"):
         overlapping.toward(*draw((3, 9, 9), 0), after="1")
+
+
+def test_a_residual_block_with_an_identity_shortcut_is_not_closed_behind_its_last_relu():
+    torch.manual_seed(0)
+    block = torchvision.models.resnet.BasicBlock(8, 8)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+    model = nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
+    x = torch.rand(8, 6, 6, dtype=torch.float64)
+    sums = []
+    handle = block.bn2.register_forward_hook(lambda _, __, output: sums.append(output))
+
+    def outputs(flat):
+        return block(flat.view(1, *x.shape)).flatten()
+
+    jacobian = torch.autograd.functional.jacobian(outputs, x.flatten())
+    assert np.linalg.matrix_rank(jacobian) < x.numel()
+    # Without its last ReLU the block is closed.
+    whole = torch.autograd.functional.jacobian(lambda flat: (outputs(flat), sums[-1].flatten() + flat)[1], x.flatten())
+    handle.remove()
+    assert np.linalg.matrix_rank(whole) == x.numel()
+    v = nullspace.null_space(jacobian)[:, 0].view(x.shape)
+    y = x + 1e-4 * v  # within the region of x
+    result = compare(model, x, y)
+    assert result.collides_from == "0.relu (2)" and result.changes["0.conv1"] > 1e-6
+    rows = maps.compare_maps(model, x, y, layers=["0", "0.conv1"])
+    assert {row.verdict for row in rows if row.layer == "0" and row.side == "output"} == {maps.EQUAL}
+    assert all(row.verdict == row.theory for row in rows if row.theory == maps.EQUAL)
+    assert any(row.verdict == maps.DIFFERENT for row in rows)
