@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from collide_utils.comparison import compare
+from collide_utils.comparison import Comparison, compare
 
 
 def small():
@@ -93,6 +93,13 @@ def test_long_networks_print_as_short_tables():
     x, y = images()
     lines = repr(compare(model, x, y)).splitlines()
     assert len(lines) == 13 and lines[9].startswith("… 33 more")
+
+
+@pytest.mark.parametrize(("place", "words"), [(7, "rounding"), (8, "…"), (11, "…"), (12, "rounding")])
+def test_hidden_rows_have_one_word_if_it_is_the_same(place, words):
+    changes = {str(number): 1.0 if number == place else 0.0 for number in range(13)}
+    found = Comparison(changes, 1e-12, None, None, ("a", "a"), "both are 'a'", None, None, None)
+    assert repr(found).splitlines()[9].split() == ["…", "4", "more", words]
 
 
 def test_bad_images_are_named():
