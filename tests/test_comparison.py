@@ -95,11 +95,20 @@ def test_long_networks_print_as_short_tables():
     assert len(lines) == 13 and lines[9].startswith("… 33 more")
 
 
+def printed(changes):
+    changes = {str(number): change for number, change in enumerate(changes)}
+    found = Comparison(changes, 1e-12, None, None, ("a", "a"), "both are 'a'", None, None, None)
+    return [line.split() for line in repr(found).splitlines()[1:-2]]
+
+
 @pytest.mark.parametrize(("place", "words"), [(7, "rounding"), (8, "…"), (11, "…"), (12, "rounding")])
 def test_hidden_rows_have_one_word_if_it_is_the_same(place, words):
-    changes = {str(number): 1.0 if number == place else 0.0 for number in range(13)}
-    found = Comparison(changes, 1e-12, None, None, ("a", "a"), "both are 'a'", None, None, None)
-    assert repr(found).splitlines()[9].split() == ["…", "4", "more", words]
+    assert printed([float(number == place) for number in range(13)])[8] == ["…", "4", "more", words]
+
+
+def test_ten_rows_are_printed_and_of_eleven_two_are_hidden():
+    assert printed([0.0] * 10) == [[str(number), "rounding"] for number in range(10)]
+    assert printed([0.0] * 11)[7:] == [["7", "rounding"], ["…", "2", "more", "rounding"], ["10", "rounding"]]
 
 
 def test_bad_images_are_named():
