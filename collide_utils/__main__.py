@@ -44,6 +44,7 @@ def _parser():
     one.add_argument("network", help="a shipped network, a torchvision classifier, or a checkpoint file")
     one.add_argument("--images", type=Path, help="a folder of photographs (by default the course's)")
     one.add_argument("--out", type=Path, action="append", required=True, help="FILE.html or FILE.toml; may be repeated")
+    one.add_argument("--collide-at", metavar="LAYER", help="where two photographs are to collide, or logits")
     one.set_defaults(run=_report)
     two = commands.add_parser("count", help="count null spaces, as Table 1 does")
     two.add_argument(
@@ -75,7 +76,8 @@ def _writable(path, suffixes):
 def _report(options):
     for path in options.out:
         _writable(path, (".html", ".toml"))
-    found = report.check(options.network, options.images, weights=_WEIGHTS[options.weights])
+    drawn = _WEIGHTS[options.weights]
+    found = report.check(options.network, options.images, collide_at=options.collide_at, weights=drawn)
     for path in options.out:
         found.save(path)
     print(found.headline, *found.remarks, sep="\n")
@@ -102,7 +104,7 @@ def _count(options):
 def _collide(options):
     _writable(options.out, (".npy", ".safetensors"))
     model = report.network(options.network, _WEIGHTS[options.weights])
-    shape = weights.default_shape(model)
+    shape = weights.needed_shape(model)
     x, target = (images.from_file(path, shape[1:]).double() for path in (options.image, options.toward))
     search = _search(model, shape)
     if search:

@@ -154,7 +154,7 @@ def test_the_level_set_pair_collides_when_it_is_run(patch):
     (_, x), _, (_, y) = found.pictures["level_set"]
     exact = Patch().double()
     exact.load_state_dict(model.state_dict())
-    a, b = (exact(image.double()[None]) for image in (x, y))
+    a, b = (exact(image.double()[None]).detach() for image in (x, y))
     assert float((a - b).norm() / a.norm()) < 1e-12 and y.min() >= 0 and y.max() <= 1
     assert section["apart"] == pytest.approx(float((x - y).square().mean().sqrt())) and section["apart"] > 0.05
 
