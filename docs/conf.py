@@ -22,6 +22,7 @@ html_static_path = ["_static"]
 html_css_files = ["course.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # excerpts are fetched, which no browser does where pages are files
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_theme_options = {
     "show_toc_level": 2,

@@ -60,14 +60,15 @@ def _assemble(notebooks, source):
 
 
 def _for_reading(notebook, panel):
-    """A copy with solutions and plotting code folded, with alternative texts, and with `panel` or words for widgets."""
+    """A copy with solutions and the code of pictures and tables folded, alternative texts, and `panel` for widgets."""
     page = copy.deepcopy(notebook)
     for cell in (cell for cell in page.cells if cell.cell_type == "code"):
         solution = cell.metadata.get("jupyter", {}).get("source_hidden", False)
         pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        if solution or pictures:
+        tables = [output for output in cell.outputs if "text/markdown" in output.get("data", {})]
+        if solution or pictures or tables:
             cell.metadata.setdefault("tags", []).append("hide-cell" if solution else "hide-input")
-            words = "Solution" if solution else "Code of this picture"
+            words = "Solution" if solution else f"Code of this {'picture' if pictures else 'table'}"
             cell.metadata["mystnb"] = {"code_prompt_show": words, "code_prompt_hide": words}
         if pictures:
             cell.metadata["mystnb"]["image"] = {"alt": pictures[0].metadata.get("image/png", {}).get("alt", "")}
@@ -94,13 +95,14 @@ def _thumbnail(notebook, path):
 
 
 def _cards(notebooks):
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^\| \[(\d\d) .*\) \| (.*) \|$", table, re.MULTILINE))  # what "you will" do in each
     cards = []
     for stem, notebook in notebooks.items():
         prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-        lines = sum(len(cell.source.splitlines()) for cell in notebook.cells if cell.cell_type == "code")
+        code = sum(len(cell.source.splitlines()) for cell in notebook.cells if cell.cell_type == "code")
         words = sum(len(text.split()) for text in prose)
-        opening = " ".join(prose[0].split("\n\n")[1].split())
-        first = re.split(r"(?<=[.?!]) ", re.sub(r"[*`]", "", opening))[0]
+        line = lines.get(stem[:2], "learn the words, and see every claim with what was measured")
         cards += [
             f":::{{grid-item-card}} {stem[:2]} {title(notebook)}",
             f":link: {stem}",
@@ -108,9 +110,9 @@ def _cards(notebooks):
             f":img-top: thumbnails/{stem}.png",
             f":img-alt: First picture of the notebook {title(notebook)}",
             "",
-            first,
+            f"{line[0].upper()}{line[1:]}.",
             "",
-            f"*About {round(words * MINUTES_A_WORD + lines * MINUTES_A_LINE)} minutes.*",
+            f"*About {round(words * MINUTES_A_WORD + code * MINUTES_A_LINE)} minutes.*",
             ":::",
             "",
         ]
