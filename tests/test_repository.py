@@ -14,6 +14,7 @@ import jupytext
 import nbformat
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from collide_utils import claims
 
@@ -22,18 +23,22 @@ SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 CONDA_NAMES = {"matplotlib": "matplotlib-base", "playwright": "playwright-python", "torch": "pytorch-cpu"}
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+WANTED = [Requirement(text) for text in PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["site"]]
+
+
 def test_conda_and_pip_install_the_same():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [
-        Requirement(text)
-        for text in project["dependencies"]
-        + project["optional-dependencies"]["test"]
-        + project["optional-dependencies"]["site"]
-    ]
-    expected = {CONDA_NAMES.get(r.name, r.name) + str(r.specifier) for r in wanted}
-    expected |= {"python" + project["requires-python"], "pip"}
+    expected = {CONDA_NAMES.get(r.name, r.name) + str(r.specifier) for r in WANTED}
+    expected |= {"python" + PROJECT["requires-python"], "pip"}
     listed = re.findall(r"^ +- ([a-z\w>=.-]+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     assert set(listed) - {"conda-forge"} == expected
+
+
+def test_the_oldest_versions_are_those_that_the_project_allows():
+    lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
+    oldest = {r.name: r.specifier for r in map(Requirement, lines)}
+    assert oldest == {r.name: SpecifierSet(str(r.specifier).replace(">=", "==")) for r in WANTED}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
