@@ -25,8 +25,8 @@ test: .venv/installed  ## Check style, pairing and mathematics, and that the not
 lab: .venv/installed  ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 67108864}'
 
-app: .venv/installed  ## Open the β panel of notebook 07 in a browser, without code
-	cd notebooks && ../$(BIN)/voila app.py
+app: .venv/installed  ## Open the β panel and a walk along a level set in a browser, pages without code
+	cd notebooks/app && ../../$(BIN)/voila .
 
 bench: .venv/installed  ## Time the fast algorithms against the usual ones
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done

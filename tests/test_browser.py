@@ -1,4 +1,4 @@
-"""The page of `make app` in a real browser: what mouse and keyboard do, and the names that a screen reader finds."""
+"""The pages of `make app` in a real browser: what mouse and keyboard do, and the names that a screen reader finds."""
 
 import os
 import re
@@ -24,7 +24,7 @@ BYTES = """async image => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The app, served by Voila on a free port, as `make app` serves it."""
+    """The pages, served by Voila on a free port, as `make app` serves them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -32,8 +32,8 @@ def address(tmp_path_factory):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with log.open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "voila", "app.py", "--no-browser", f"--port={port}"],
-            cwd=ROOT / "notebooks",
+            [sys.executable, "-m", "voila", ".", "--no-browser", f"--port={port}"],
+            cwd=ROOT / "notebooks" / "app",
             stdout=output,
             stderr=output,
             env={**os.environ, "PYTHONPATH": path},
@@ -62,7 +62,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(address):
-    """The app's page once its picture is there; ``page.complaints`` are the errors on its console."""
+    """The β panel's page once its picture is there; ``page.complaints`` are the errors on its console."""
     with sync_playwright() as playwright:
         found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if found is None and Path(playwright.chromium.executable_path).exists():
@@ -79,9 +79,10 @@ def page(address):
         # Voila's template asks a server elsewhere for icons, for which the page has its own. Nothing else may leave.
         page.route(
             lambda url: not url.startswith((address, "blob:")),
-            lambda route: route.fulfill(body="") if "fontawesome" in route.request.url else route.abort(),
+            lambda route: route.fulfill(body="") if "awesome" in route.request.url else route.abort(),
         )
         page.goto(address, timeout=60_000)
+        page.get_by_role("link", name="turn_up_beta").click()
         page.locator("img.widget-image").wait_for(timeout=60_000)
         yield page
         browser.close()
@@ -158,7 +159,6 @@ def test_play_moves_the_slider_and_stops(page):
 
 
 def test_every_control_has_a_name_and_works_by_keyboard(page):
-    # The slider is not here: ipywidgets gives its handle no name. What it does is said by the status.
     for role, name in (
         ("combobox", "network"),
         ("combobox", "photograph"),
@@ -167,9 +167,16 @@ def test_every_control_has_a_name_and_works_by_keyboard(page):
         ("spinbutton", "seed"),
         ("checkbox", "stay in [0, 1]"),
         ("button", "Upload"),
+        ("slider", "β"),
+        ("button", "Play"),
+        ("button", "Stop"),
+        ("button", "Repeat"),
     ):
         expect(page.get_by_role(role, name=name)).to_have_count(1)
     assert "what the network sees" in page.get_by_role("img", name="Four pictures").get_attribute("title")
+
+    stop = page.locator(".widget-readout").first.inner_text()
+    expect(page.get_by_role("slider")).to_have_attribute("aria-valuetext", stop)
 
     before = picture(page)
     page.get_by_role("checkbox", name="stay in").focus()
@@ -206,4 +213,28 @@ def test_a_picture_is_uploaded_and_a_bad_file_is_refused(page, tmp_path):
     upload(page, tmp_path / "mine.png")
     wait_for_another(page, before)
     expect(page.get_by_role("combobox", name="photograph").locator("option:checked")).to_have_text("mine.png")
+    assert page.complaints == []
+
+
+def test_a_walk_is_found_stop_by_stop_and_then_a_slider_moves_on_it(address, page):
+    # The last test of this page, which it leaves.
+    page.goto(address, timeout=60_000)
+    page.get_by_role("link", name="walk_along").click()
+    shows(page, "Press Walk.")
+    for role, name in (("combobox", "network"), ("combobox", "from"), ("combobox", "towards"), ("slider", "stop")):
+        expect(page.get_by_role(role, name=name)).to_have_count(1)
+    before = picture(page)
+    page.get_by_role("button", name="Walk").click()
+    expect(page.get_by_role("status")).to_contain_text("Stop 12 of 12", timeout=300_000)
+    after = wait_for_another(page, before)
+    predictions = said(page)[1]
+    assert predictions[0] == predictions[1] == "cat" != predictions[2]
+    slider = page.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    shows(page, "Stop 11 of 12")
+    wait_for_another(page, after)
+    for place in (slider, page.locator("img.widget-image"), page.get_by_role("status")):
+        box = place.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 768 and box["x"] + box["width"] <= 1366
     assert page.complaints == []

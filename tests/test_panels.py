@@ -1,6 +1,8 @@
+import copy
 import html
 import io
 import math
+import re
 from types import SimpleNamespace
 
 import ipywidgets
@@ -10,10 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from collide_utils import images
+from collide_utils import images, models
 from collide_utils.comparison import compare
+from collide_utils.levelsets import LevelSet
 from collide_utils.search import NullSpaceSearch
-from collide_utils.show import canvas, charts, panels, scene
+from collide_utils.show import canvas, charts, panels, scene, walk
 
 
 def test_a_panel_replaces_the_bytes_of_one_picture():
@@ -222,3 +225,56 @@ def test_what_cannot_be_drawn_at_first_is_raised(small):
     ):
         with pytest.raises(error, match=text):
             panels.beta_panel(networks, photographs)
+
+
+@pytest.fixture
+def small_networks(small, monkeypatch):
+    """Names of networks that are loaded in no time: what is behind them is `small`, on images of 32×32 pixels."""
+    small.input_size = 32
+    monkeypatch.setattr(models, "load", lambda name, dtype=torch.float32: copy.deepcopy(small).to(dtype))
+
+
+def walk_parts(panel):
+    row, played, _, text = panel.children
+    *menus, button, progress = row.children
+    return SimpleNamespace(menus=menus, button=button, progress=progress, slider=played.children[1], text=text)
+
+
+def test_every_stop_of_a_walk_is_shown_when_it_is_found_and_has_the_logits_of_the_photograph(small, small_networks):
+    panel = panels.walk_panel(["one"], ["chelsea", "coffee"], stops=3)
+    part, picture = walk_parts(panel), panel.children[2]
+    assert "Press Walk" in part.text.value and part.slider.disabled and not part.button.disabled
+    seen, words = [picture.value], [part.text.value]
+    picture.observe(lambda change: seen.append(change.new), "value")
+    part.text.observe(lambda change: words.append(change.new), "value")
+    part.button.click()
+    assert part.progress.value == part.slider.value == 3 and not part.slider.disabled and not part.button.disabled
+    assert len(set(seen)) == len(seen) == 4
+    changes = [float(re.search(r"logits change by (\S+) in float64", one)[1]) for one in words]
+    assert max(changes) <= 1e-13 and changes[0] == 0
+    left = [int(re.search(r": (\d+)% of the distance", one)[1]) for one in words]
+    assert left[0] == 100 and left == sorted(left, reverse=True) and left[-1] < 100
+    part.slider.value = 1
+    assert picture.value == seen[1] and part.text.value == words[1]
+
+
+def test_the_stops_that_a_walk_shows_are_those_of_the_level_set(small, small_networks):
+    shown = walk.Walk("one", "chelsea", "coffee", 2)
+    assert list(shown.find()) == [1, 2]
+    x, target = (images.load(name, 32).double() for name in ("chelsea", "coffee"))
+    stops = LevelSet(small, "logits", x).walk(target, 2)
+    assert all(torch.equal(image, stop.image) for image, stop in zip(shown.images[1:], stops, strict=True))
+
+
+def test_another_choice_begins_another_walk_and_one_to_where_it_begins_is_refused(small_networks):
+    part = walk_parts(panels.walk_panel(["one", "two"], ["chelsea", "coffee"], stops=1))
+    part.button.click()
+    assert part.slider.value == 1
+    part.menus[0].value = "two"
+    assert part.slider.value == part.progress.value == 0 and part.slider.disabled and "Press Walk" in part.text.value
+    part.menus[2].value = "chelsea"
+    assert "a walk from &#x27;chelsea&#x27; has to aim at another photograph" in part.text.value
+    part.button.click()
+    assert "has to aim at another photograph" in part.text.value and not part.button.disabled
+    with pytest.raises(ValueError, match="a walk needs two photographs, not 1"):
+        panels.walk_panel(["one"], ["chelsea"])

@@ -1,11 +1,12 @@
 """Widgets for the notebooks: controls above one picture, whose bytes are replaced when a control changes."""
 
-import html
-
 import torch
 
 from collide_utils import images
+from collide_utils.show import widgets
 from collide_utils.show.scene import RECIPES, Scene
+from collide_utils.show.walk import Walk
+from collide_utils.show.widgets import control
 
 
 def panel(draw, **sliders):
@@ -25,13 +26,13 @@ def panel(draw, **sliders):
     def redraw(_=None):
         drawn = draw(**{name: slider.value for name, slider in sliders.items()})
         picture.value = drawn.data  # the same widget with new bytes: replacing the widget would flicker
-        caption.value = _status(drawn.alt)
+        caption.value = widgets.status(drawn.alt)
 
     for slider in sliders.values():
         slider.continuous_update = False
         slider.observe(redraw, "value")
     redraw()
-    return _box([*sliders.values(), picture, caption])
+    return widgets.box([*sliders.values(), picture, caption])
 
 
 def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=None, start=512):
@@ -57,12 +58,7 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
     scene = Scene(networks, _by_name(images.names() if photographs is None else photographs, "photograph"))
     stops = {str(2**power): 2**power for power in range(14)}
 
-    def control(kind, width, *args, **options):
-        return kind(*args, **options, style=dict(description_width="initial"), layout=dict(width=width))
-
     beta = control(ipywidgets.SelectionSlider, "auto", options=list(stops.items()), value=start, description="β")
-    beta.layout.flex = "1 1 auto"
-    play = ipywidgets.Play(value=beta.index, max=len(stops) - 1, interval=700)
     controls = dict(
         beta=beta,
         network=control(ipywidgets.Dropdown, "160px", options=list(networks), description="network"),
@@ -72,14 +68,13 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
         seed=control(ipywidgets.BoundedIntText, "90px", 0, max=9999, description="seed"),
         valid=control(ipywidgets.Checkbox, "115px", False, description="stay in [0, 1]", indent=False),
     )
-    upload = control(
-        ipywidgets.FileUpload,
-        "115px",
+    upload = ipywidgets.FileUpload(
+        layout=dict(width="115px"),
         accept=".jpg,.jpeg,.png,.webp",
         description="Upload",
         tooltip="a JPEG, PNG or WebP file of up to 20 MB",
     )
-    picture = _picture(
+    picture = widgets.picture(
         "Four pictures: the photograph, the perturbation at this β, their sum as shown, and what the "
         "network sees. Beside them the relative change of each layer. The text below says it in words."
     )
@@ -90,14 +85,13 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
         controls["vector"].max = scene.search.basis.shape[1] - 1
         controls["vector"].disabled = controls["recipe"].value == "mosaic"
         controls["seed"].disabled = controls["recipe"].value != "mosaic"
-        status.value = _status(words)
+        status.value = widgets.status(words)
 
     def changed(_):
-        play.value = beta.index
         try:
             redraw()
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            status.value = _status(f"Not drawn, the picture is the last one: {error}")
+            status.value = widgets.status(f"Not drawn, the picture is the last one: {error}")
 
     def uploaded(_):
         menu = controls["photograph"]
@@ -105,7 +99,7 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
             try:
                 scene.add(file.name, bytes(file.content))
             except ValueError as error:
-                status.value = _status(f"Not loaded: {error}")
+                status.value = widgets.status(f"Not loaded: {error}")
             else:
                 menu.options = list(scene.photographs)
                 menu.value = file.name
@@ -113,11 +107,85 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
     redraw()
     for one in controls.values():
         one.observe(changed, "value")
-    play.observe(lambda change: setattr(beta, "index", change.new), "value")
     upload.observe(uploaded, "value")
     others = [one for name, one in controls.items() if name != "beta"]
     row = ipywidgets.HBox([*others[:2], upload, *others[2:]], layout=dict(flex_flow="row wrap"))
-    return _box([row, ipywidgets.HBox([play, beta]), picture, status])
+    return widgets.box([row, widgets.played(beta, len(stops) - 1, 700), picture, status])
+
+
+def walk_panel(networks=("patchnet", "patchnet-b", "patchnet-l2"), photographs=None, stops=12):
+    """Return a widget that walks from one photograph towards another, on the level set of a network's logits.
+
+    Parameters
+    ----------
+    networks, photographs : names for the menus, as :func:`models.load` and :func:`images.load` know them; all sample
+        photographs by default. The first two are where the walk begins and what it aims at.
+    stops : of the walk. :meth:`LevelSet.walk` finds them when the reader asks for it, and each is shown at once;
+        afterwards a slider goes through them.
+
+    Network and search are in float64. What cannot be done is said in place of the numbers, and the picture stays.
+    Errors of the first drawing are raised.
+    """
+    import ipywidgets
+
+    photographs = images.names() if photographs is None else list(photographs)
+    if len(photographs) < 2:
+        raise ValueError(f"a walk needs two photographs, not {len(photographs)}")
+    menus = [
+        control(ipywidgets.Dropdown, "160px", options=list(networks), description="network"),
+        control(ipywidgets.Dropdown, "180px", options=photographs, description="from"),
+        control(ipywidgets.Dropdown, "180px", options=photographs, value=photographs[1], description="towards"),
+    ]
+    tooltip = "find the stops, one after the other"
+    button = ipywidgets.Button(description="Walk", tooltip=tooltip, layout=dict(width="80px"))
+    progress = control(ipywidgets.IntProgress, "300px", max=stops, description="found")
+    slider = control(ipywidgets.IntSlider, "auto", max=stops, description="stop")
+    played = widgets.played(slider, stops, 700)
+    picture = widgets.picture(
+        "Four pictures: the photograph, this stop of the walk, their difference, and what the walk aims at. "
+        "Beside them the relative change of each layer. The text below says it in words."
+    )
+    status, walk = ipywidgets.HTML(), None
+
+    def draw(_=None):
+        picture.value, words = walk.draw(slider.value)
+        status.value = widgets.status(words if slider.value else f"{words} Press Walk.")
+
+    def usable(finding):
+        for one in (*menus, button):
+            one.disabled = finding
+        for one in played.children[:2]:
+            one.disabled = finding or len(walk.images) <= stops
+
+    def begin():
+        nonlocal walk
+        walk = Walk(*(menu.value for menu in menus), stops)
+        progress.value = slider.value = 0
+        usable(False)
+        draw()
+
+    def attempt(action):
+        try:
+            action()
+        except (ValueError, RuntimeError) as error:
+            status.value = widgets.status(f"Not drawn, the picture is the last one: {error}")
+
+    def find():
+        begin()
+        usable(True)
+        try:
+            for found in walk.find():
+                progress.value = slider.value = found
+        finally:
+            usable(False)
+
+    begin()
+    slider.observe(draw, "value")
+    for menu in menus:
+        menu.observe(lambda _: attempt(begin), "value")
+    button.on_click(lambda _: attempt(find))
+    row = ipywidgets.HBox([*menus, button, progress], layout=dict(flex_flow="row wrap"))
+    return widgets.box([row, played, picture, status])
 
 
 def _by_name(things, kind):
@@ -132,30 +200,3 @@ def _by_name(things, kind):
     if not named:
         raise ValueError(f"a panel needs at least one {kind}")
     return named
-
-
-def _status(words):
-    return f'<div role="status">{html.escape(words)}</div>'
-
-
-def _picture(words):
-    import ipywidgets
-    import traitlets
-
-    class Picture(ipywidgets.Image):
-        # ipywidgets' view asks for a description before it sets a tooltip, the one place for words on an image.
-        description = traitlets.Unicode("").tag(sync=True)
-
-    return Picture(format="webp", tooltip=words, layout=dict(max_width="100%", align_self="flex-start"))
-
-
-def _box(children):
-    import ipywidgets
-
-    class Panel(ipywidgets.VBox):
-        def __repr__(self):  # what a reader without a kernel sees instead
-            children = [inner for child in self.children for inner in getattr(child, "children", [child])]
-            names = [child.description for child in children if getattr(child, "description", "")]
-            return f"[interactive panel: {', '.join(names)}]"
-
-    return Panel(children)

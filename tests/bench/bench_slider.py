@@ -7,8 +7,8 @@ import numpy as np
 from collide_utils.show import panels
 
 for name in ("patchnet", "stridenet"):
-    row, (_, slider), *_ = (getattr(child, "children", child) for child in panels.beta_panel(name, "chelsea").children)
-    valid = row[-1]
+    row, played, *_ = panels.beta_panel(name, "chelsea").children
+    slider, valid = played.children[1], row.children[-1]
     for valid.value in (False, True):
         times = []
         for index in np.random.default_rng(0).permutation(5 * list(range(13))):
