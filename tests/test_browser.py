@@ -83,7 +83,7 @@ def page(address):
         )
         page.goto(address, timeout=60_000)
         page.get_by_role("link", name="turn_up_beta").click()
-        page.locator("img.widget-image").wait_for(timeout=60_000)
+        page.locator("img.widget-image").wait_for(timeout=180_000)
         yield page
         browser.close()
 

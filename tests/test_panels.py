@@ -46,7 +46,8 @@ def photograph():
 
 
 def parts(panel):
-    row, slider, picture, text = panel.children
+    row, slider, below = panel.children
+    picture, text = below.children
     names = {one.description: one for one in row.children}
     controls = {
         key: next(one for name, one in names.items() if name.startswith(start))
@@ -104,7 +105,7 @@ def test_every_control_changes_the_bytes_of_the_one_picture(photograph):
     part.play.value = 9
     seen.append(part.picture.value)
     assert part.beta.value == 512 and "β = 512" in part.text.value
-    assert len(set(seen)) == len(seen) and panel.children[2] is part.picture
+    assert len(set(seen)) == len(seen) and panel.children[2].children[0] is part.picture
     assert "The windows of conv1 overlap" in part.text.value
 
 
@@ -235,14 +236,17 @@ def small_networks(small, monkeypatch):
 
 
 def walk_parts(panel):
-    row, played, _, text = panel.children
+    row, played, below = panel.children
     *menus, button, progress = row.children
-    return SimpleNamespace(menus=menus, button=button, progress=progress, slider=played.children[1], text=text)
+    picture, text = below.children
+    return SimpleNamespace(
+        menus=menus, button=button, progress=progress, slider=played.children[1], picture=picture, text=text
+    )
 
 
 def test_every_stop_of_a_walk_is_shown_when_it_is_found_and_has_the_logits_of_the_photograph(small, small_networks):
-    panel = panels.walk_panel(["one"], ["chelsea", "coffee"], stops=3)
-    part, picture = walk_parts(panel), panel.children[2]
+    part = walk_parts(panels.walk_panel(["one"], ["chelsea", "coffee"], stops=3))
+    picture = part.picture
     assert "Press Walk" in part.text.value and part.slider.disabled and not part.button.disabled
     seen, words = [picture.value], [part.text.value]
     picture.observe(lambda change: seen.append(change.new), "value")

@@ -50,6 +50,13 @@ def pages(site):
     return [path for path in sorted(site.glob("*.html")) if path.stem not in ("genindex", "py-modindex", "search")]
 
 
+def test_the_search_finds_nullity(site, page):
+    page.goto((site / "search.html").as_uri() + "?q=nullity")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    assert page.evaluate("document.querySelectorAll('#search-results li').length") > 2
+    assert page.complaints == []
+
+
 def test_every_page_opens_without_internet_and_fits_a_narrow_screen(site, page):
     for path in pages(site):
         page.goto(path.as_uri())
@@ -88,10 +95,3 @@ def test_the_slider_of_beta_moves_without_a_kernel(site, page):
     assert "to the numbers" in after[1] and "to the picture as shown" in after[1]
     assert seen.evaluate("image => image.complete && image.naturalWidth") == 224
     assert page.complaints == []
-
-
-def test_the_search_finds_nullity(site, page):
-    # The last test of this page: where pages are files, the search cannot fetch its excerpts and complains.
-    page.goto((site / "search.html").as_uri() + "?q=nullity")
-    page.wait_for_selector("#search-results li a", timeout=20_000)
-    assert page.evaluate("document.querySelectorAll('#search-results li').length") > 2

@@ -110,7 +110,7 @@ def beta_panel(networks=("patchnet", "patchnet-b", "stridenet"), photographs=Non
     upload.observe(uploaded, "value")
     others = [one for name, one in controls.items() if name != "beta"]
     row = ipywidgets.HBox([*others[:2], upload, *others[2:]], layout=dict(flex_flow="row wrap"))
-    return widgets.box([row, widgets.played(beta, len(stops) - 1, 700), picture, status])
+    return widgets.box([row, widgets.played(beta, len(stops) - 1, 700), widgets.beside(picture, status)])
 
 
 def walk_panel(networks=("patchnet", "patchnet-b", "patchnet-l2"), photographs=None, stops=12):
@@ -185,7 +185,7 @@ def walk_panel(networks=("patchnet", "patchnet-b", "patchnet-l2"), photographs=N
         menu.observe(lambda _: attempt(begin), "value")
     button.on_click(lambda _: attempt(find))
     row = ipywidgets.HBox([*menus, button, progress], layout=dict(flex_flow="row wrap"))
-    return widgets.box([row, played, picture, status])
+    return widgets.box([row, played, widgets.beside(picture, status)])
 
 
 def _by_name(things, kind):

@@ -62,6 +62,14 @@ def picture(words):
     return Picture(format="webp", tooltip=words, layout=dict(max_width="100%", align_self="flex-start"))
 
 
+def beside(picture, words):
+    """Return a row of a picture and its words, which go below it where there is no room for 250 pixels."""
+    import ipywidgets
+
+    words.layout.flex, words.layout.margin = "1 1 250px", "2px 2px 2px 12px"
+    return ipywidgets.HBox([picture, words], layout=dict(flex_flow="row wrap"))
+
+
 def control(kind, width, *args, **options):
     """Return a widget of the class `kind`, of a `width` in CSS's units, its description as wide as its words."""
     return kind(*args, **options, style=dict(description_width="initial"), layout=dict(width=width))
@@ -82,4 +90,4 @@ def played(slider, last, interval):
 
 def status(words):
     """Return words as HTML that screen readers announce when it changes."""
-    return f'<div role="status">{html.escape(words)}</div>'
+    return f'<div role="status" style="line-height: 1.4">{html.escape(words)}</div>'
