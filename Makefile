@@ -25,7 +25,7 @@ test: .venv/installed  ## Check style, pairing and mathematics, and that the not
 lab: .venv/installed  ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 67108864}'
 
-app: .venv/installed  ## Open the β panel and a walk along a level set in a browser, pages without code
+app: .venv/installed  ## Open two pages without code in a browser: the β panel, and a walk along a level set
 	cd notebooks/app && ../../$(BIN)/voila .
 
 bench: .venv/installed  ## Time the fast algorithms against the usual ones
