@@ -1,10 +1,31 @@
 """A layer's Jacobian at an image, formed or not, and the smallest step that changes the features as wanted."""
 
+from functools import cached_property
+
 import torch
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
 # Damping, relative to the mean squared norm of a row: what the image hardly sees must not count without bound.
 _RIDGE, _WHITE = 1e-6, 1e-2
+_POWERS, _TINY = 20, 1e-30
+_ENTRIES = 2**20  # pixel values of the images that go back through the network together
+
+
+def rows(features, image):
+    """Return the Jacobian of the function `features` from an image to a vector, as a matrix ``(outputs, pixels)``.
+
+    By vector–Jacobian products, several at a time. ValueError if an entry is not finite.
+    """
+    with torch.enable_grad():
+        image = image.detach().requires_grad_()
+        output = features(image)
+        found = [
+            torch.autograd.grad(output, image, part, retain_graph=True, is_grads_batched=True, materialize_grads=True)[
+                0
+            ].flatten(1)
+            for part in torch.eye(len(output)).to(output).split(max(1, _ENTRIES // image.numel()))
+        ]
+    return finite(torch.cat(found))
 
 
 class Dense:
@@ -49,10 +70,16 @@ class Implicit:
             (self._adjoint,) = torch.autograd.grad(
                 self._output, self._image, self._weights, create_graph=True, materialize_grads=True
             )
-        draw = torch.randint(2, self._output.shape, generator=torch.Generator().manual_seed(0))
-        signs = 2 * draw.to(self._output) - 1
-        # Hutchinson's estimate of the mean squared norm of a row
-        self._scale = finite(self.adjoint(signs)).square().sum() / len(signs)
+        finite(self.adjoint(torch.ones_like(self._output)))
+
+    @cached_property
+    def _norm(self):
+        """The largest singular value, from below, by the power method."""
+        draw = torch.randn(len(self._output), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        weights = draw.to(self._output)
+        for _ in range(_POWERS):
+            weights = self.forward(self.adjoint(weights / weights.norm().clamp(min=_TINY)))
+        return weights.norm().sqrt().clamp(min=_TINY)
 
     def forward(self, change):
         """As :meth:`Dense.forward`: Jᵀ is linear, so the gradient of its product with a vector is J."""
@@ -71,15 +98,15 @@ class Implicit:
         return residual
 
     def whiten(self, residual):
-        """The residual over the root mean square norm of a row: pixels only roughly, where :class:`Dense` has ‖J⁺r‖."""
-        return residual / self._scale.sqrt().to(residual).clamp(min=torch.finfo(residual.dtype).tiny)
+        """The residual over the largest singular value: a lower bound of the ‖J⁺ residual‖ of :class:`Dense`."""
+        return residual / self._norm.to(residual)
 
     def solve(self, free, residual):
         """As :meth:`Dense.solve`, to a hundredth, by conjugate gradients."""
 
         def product(v):
             v = torch.from_numpy(v).to(residual)
-            return (self.forward(free * self.adjoint(v)) + _RIDGE * self._scale * v).cpu().numpy()
+            return (self.forward(free * self.adjoint(v)) + _RIDGE * self._norm**2 * v).cpu().numpy()
 
         operator = LinearOperator((len(residual),) * 2, matvec=product, dtype=residual.cpu().numpy().dtype)
         return torch.from_numpy(cg(operator, residual.cpu().numpy(), rtol=0.01, maxiter=100)[0]).to(residual)

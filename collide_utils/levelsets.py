@@ -19,11 +19,10 @@ import torch
 from tqdm import tqdm
 
 from collide_utils import hooks, images, nullspace
-from collide_utils.jacobians import Dense, Implicit, finite, least_change
+from collide_utils.jacobians import Dense, Implicit, least_change, rows
 
 _LANDED = 1e-13  # relative change of the features
 _DENSE = 4096  # outputs up to which the Jacobian is formed
-_ENTRIES = 2**20  # pixel values of the images that go back through the network together
 _NEWTON, _DITHERS = 60, 4
 _GREY = 1 / 255
 
@@ -192,19 +191,20 @@ class LevelSet:
                     pass
             yield self._stop(image, target)
 
-    def nearest(self, target, steps=400):
+    def nearest(self, target, steps=200):
         """Return the landed :class:`Stop` nearest to `target` that a local method finds in `steps` first-order steps.
 
-        Adam on the augmented Lagrangian of "nearest to the target, on the level set", from the image; then
-        :meth:`land`. It is a local answer: other starts and steps give others. A feature that dies on the way has no
-        gradient to come back by; then the approach is made again, four times slower and ten times stiffer. Where that
-        does not land either, the end of a :meth:`walk` of eight steps towards where it ended.
+        Nesterov's gradient method on the augmented Lagrangian of "nearest to the target, on the level set", from the
+        image; then :meth:`land`. It is a local answer: other starts and steps give others. A feature that dies on the
+        way has no gradient to come back by; then the approach is made again, ten times stiffer. Where that does not
+        land either, the end of a :meth:`walk` of eight steps towards where it ended.
         """
         _check_steps(steps)
         self._check_freedom()
         target = _valid(target, self.image.shape).to(self.image)
-        for rate, weight in (0.02, 10), (0.005, 100):
-            near = self._approach(target, steps, rate, weight)
+        jacobian = self._linearise(self.image)
+        for stiffness in 1, 10:
+            near = self._approach(target, steps, jacobian, stiffness)
             if not ((self.outputs(near) == 0) & (self.features != 0)).any():
                 try:
                     return self._stop(self.land(near), target)
@@ -260,16 +260,7 @@ class LevelSet:
             )
 
     def _rows(self, image, model):
-        with torch.enable_grad():
-            image = hooks.fed(model, image).requires_grad_()
-            features = self.outputs(image, model)
-            rows = [
-                torch.autograd.grad(
-                    features, image, part, retain_graph=True, is_grads_batched=True, materialize_grads=True
-                )[0].flatten(1)
-                for part in torch.eye(len(features)).to(features).split(max(1, _ENTRIES // image.numel()))
-            ]
-        return finite(torch.cat(rows))
+        return rows(lambda y: self.outputs(y, model), hooks.fed(model, image))
 
     def _linearise(self, image):
         if len(self.features) <= _DENSE:
@@ -292,25 +283,22 @@ class LevelSet:
                 return there, left, float(after / before)
         return image, residual, 1.0
 
-    def _approach(self, target, steps, rate, weight):
-        jacobian = self._linearise(self.image)
-        target, image = target.float(), self.image.float().detach().requires_grad_()
-        wanted = self.outputs(image, self._quick).detach()
-        optimizer = torch.optim.Adam([image], betas=(0.9, 0.99))
-        multipliers = torch.zeros_like(wanted)
+    def _approach(self, target, steps, jacobian, stiffness):
+        image, target, wanted = self.image.float(), target.float(), self.features.float()
+        velocity, multipliers = torch.zeros_like(image), torch.zeros_like(wanted)
         for step in tqdm(range(steps), desc="approach", leave=False, disable=None):
-            optimizer.param_groups[0]["lr"] = rate * (1e-4 / rate) ** (step / steps)
-            stiffness = weight * 30 ** (step / steps)
             with torch.enable_grad():
-                gap = jacobian.whiten(self.outputs(image, self._quick) - wanted)
-                loss = (image - target).square().sum() / 2 + multipliers @ gap + stiffness / 2 * gap.square().sum()
-                (image.grad,) = torch.autograd.grad(loss, image)
-            optimizer.step()
-            with torch.no_grad():
-                image.clamp_(0, 1)
+                ahead = (image + 0.9 * velocity).requires_grad_()
+                gap = jacobian.whiten(self.outputs(ahead, self._quick) - wanted)
+                loss = (ahead - target).square().sum() / 2 + (multipliers + stiffness / 2 * gap) @ gap
+                (gradient,) = torch.autograd.grad(loss, ahead)
+            # whitened, the features move no faster than pixels, so 1 + stiffness bounds the curvature near the image
+            moved = (ahead.detach() - 0.09 / (1 + stiffness) * gradient).clamp(0, 1)
+            image, velocity = moved, moved - image
             if step % 20 == 19:
                 multipliers += stiffness * gap.detach()
-        return image.detach().double()
+            stiffness *= 30 ** (1 / steps)
+        return image.double()
 
 
 class _ReachedError(Exception):

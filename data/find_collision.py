@@ -20,7 +20,7 @@ DATA = Path(__file__).resolve().parent
 def main():
     model = models.load("stridenet", dtype=torch.float64)
     cat, coffee = (images.load(name).double() for name in ("chelsea", "coffee"))
-    found = LevelSet(model, "avgpool", cat).nearest(coffee, steps=800)
+    found = LevelSet(model, "avgpool", cat).nearest(coffee, steps=400)
     result = compare(model, cat, found.image)
     print(f"RMS distance to the coffee {found.distance:.4f}, change of the pooled features {found.change:.1e}")
     print(result.verdict)

@@ -1,4 +1,6 @@
 import copy
+import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,10 +8,11 @@ import scipy.linalg
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from scipy.optimize import minimize
 from torch import nn
 
-from collide_utils import images, levelsets
+from collide_utils import images, levelsets, models
 from collide_utils.comparison import compare
 from collide_utils.jacobians import Dense, Implicit, least_change
 from collide_utils.levelsets import LevelSet
@@ -50,7 +53,6 @@ def scipys(target, rows, wanted, bounds):
         options=dict(maxiter=500, ftol=1e-14),
         constraints=[dict(type="eq", fun=lambda y: rows.numpy() @ y - wanted.numpy(), jac=lambda y: rows.numpy())],
     )
-    assume(best.success)
     return best
 
 
@@ -129,6 +131,7 @@ def test_the_least_change_is_that_of_scipy(outputs, pixels, seed, room):
     lower, upper = -room * torch.ones(pixels, dtype=torch.float64), room * torch.ones(pixels, dtype=torch.float64)
     wanted = rows @ inside
     best = scipys(np.zeros(pixels), rows, wanted, [(-room, room)] * pixels)
+    assume(best.success)
     found = least_change(Dense(rows), wanted, lower, upper)
     assert found.min() >= -room and found.max() <= room
     torch.testing.assert_close(rows @ found, wanted, atol=1e-5, rtol=1e-5)
@@ -191,6 +194,7 @@ def test_nearest_is_near_where_a_convex_program_says_how_near():
     model, image, target = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).double(), picture(0), picture(1)
     rows, wanted = model[1].weight.detach(), model[1].weight.detach() @ image.flatten()
     best = scipys(target.numpy().ravel(), rows, wanted, [(0, 1)] * 192)
+    assert best.success
     stop = LevelSet(model, "1", image).nearest(target, steps=400)
     assert stop.landed and stop.distance == pytest.approx(np.sqrt(2 * best.fun / 192), rel=0.02)
 
@@ -316,13 +320,36 @@ def test_where_nothing_moves_the_features_there_is_no_landing():
     assert level.nearest(dark, steps=60).landed  # from the image the approach never loses the features
 
 
+@pytest.mark.parametrize("layer", ["avgpool", "logits"])
+@pytest.mark.parametrize("name", ["patchnet", "stridenet"])
+@pytest.mark.parametrize("x, y", itertools.pairwise([*images.names()[:5], images.names()[0]]))
+def test_five_photographs_collide_with_a_valid_image_at_either_stem(name, layer, x, y):
+    model = models.load(name, dtype=torch.float64)
+    image, target = (images.load(one, 84).double() for one in (x, y))
+    stop = next(LevelSet(model, layer, image).walk(target, 40))
+    found = compare(model, image, stop.image)
+    assert stop.landed and stop.image.min() >= 0 and stop.image.max() <= 1
+    assert found.changes[layer] <= 1e-13 and found.collides_from is not None
+    assert list(found.changes).index(found.collides_from) <= list(found.changes).index(layer)
+    assert (stop.image - image).norm() > 0.5 * (target - image).norm() / 40
+
+
 @pytest.mark.parametrize("name", ["patchnet", "stridenet"])
 def test_a_shipped_network_takes_another_photograph_for_the_cat(name, cat):
-    from collide_utils import models
-
     model, target = models.load(name, dtype=torch.float64), images.load("coffee").double()
-    stop = LevelSet(model, "logits", cat).nearest(target, steps=100)
+    stop = LevelSet(model, "logits", cat).nearest(target, steps=40)
     found = compare(model, cat, stop.image)
     assert stop.landed and stop.image.min() >= 0 and stop.image.max() <= 1
     assert found.changes["logits"] <= 1e-13 and found.collides_from is not None
     assert stop.distance < float((cat - target).square().mean().sqrt()) / 2
+
+
+def test_the_pair_that_the_course_opens_with_collides_from_the_pooled_features_on(cat):
+    data = Path(__file__).resolve().parent.parent / "data"
+    shipped = load_file(data / "collision.safetensors")["image"]
+    found = compare(models.load("stridenet", dtype=torch.float64), cat, shipped)
+    assert shipped.dtype == torch.float64 and shipped.min() >= 0 and shipped.max() <= 1
+    assert found.collides_from == "avgpool" and found.changes["avgpool"] <= 1e-13 < 0.05 < found.changes["conv1"]
+    to_cat, to_coffee = (float((shipped - images.load(n)).square().mean().sqrt()) for n in ("chelsea", "coffee"))
+    assert to_coffee < 0.07 and to_coffee < to_cat / 3
+    assert sum((data / f"collision.{kind}").stat().st_size for kind in ("safetensors", "png")) < 1.5 * 10**6

@@ -1,53 +1,77 @@
-"""Reach equal features: ours against L-BFGS, Adam and plenoptic's Metamer, on the same pair and network; and what the
-Jacobian costs against single backward passes. Seconds of processor time.
+"""Reach equal features: ours against L-BFGS, Adam and plenoptic's Metamer, on the same pair and network; and what a
+Jacobian costs against single backward passes. Seconds of processor time; about four minutes of them.
 
-plenoptic is not needed otherwise: ``pip install -e '.[bench]'``; without it its line is left out.
+plenoptic is needed for its line alone: ``pip install -e '.[bench]'``, or without its dependencies, which are there but
+for one, ``pip install --no-deps plenoptic pyrtools``.
 """
 
 import contextlib
+import os
 import time
 
+os.environ["TQDM_DISABLE"] = "1"
+
+import numpy as np
 import torch
 from scipy.optimize import minimize
 
 from collide_utils import images, models
+from collide_utils.jacobians import rows
 from collide_utils.levelsets import LevelSet
 
-SECONDS = 45
+PEERS = 25  # seconds for each peer
 model = models.load("stridenet", dtype=torch.float64).requires_grad_(False)
 cat, coffee = (images.load(name).double() for name in ("chelsea", "coffee"))
-level = LevelSet(model, "avgpool", cat)
 
 
-def report(name, image, start):
-    distance = float((image - coffee).square().mean().sqrt())
-    print(
-        f"{name:<9} {time.process_time() - start:3.0f} s, relative feature error {level.change(image):.1e}, RMS to "
-        f"the coffee {distance:.4f}",
-        flush=True,
-    )
+class Timed(LevelSet):
+    """Notes the error of every image that is tried, and when."""
+
+    def start(self):
+        self.began, self.trace = time.process_time(), []
+
+    def outputs(self, image, model=None):
+        found = super().outputs(image, model)
+        if hasattr(self, "trace"):
+            error = float((found.detach() - self.features).norm() / self.features.norm())
+            self.trace.append((time.process_time() - self.began, error))
+        return found
+
+    def loss(self, image):
+        return (self.outputs(image) - self.features).square().sum()
+
+    def report(self, name, image):
+        """The smallest error until each time, in seconds, and what the valid image that was found has."""
+        seconds, trace = time.process_time() - self.began, self.trace
+        steps = [
+            min([error for when, error in trace if when <= limit], default=np.nan) for limit in (5, 10, 20, 40, 80)
+        ]
+        distance = float((image - coffee).square().mean().sqrt())
+        print(
+            f"{name:<9}"
+            + "".join(
+                f"{error:9.0e}" if limit <= seconds else " " * 9
+                for error, limit in zip(steps, (5, 10, 20, 40, 80), strict=True)
+            )
+            + f"{self.change(image):10.0e} after {seconds:3.0f} s{distance:8.4f}",
+            flush=True,
+        )
 
 
-def loss(image):
-    return (level.outputs(image) - level.features).square().sum()
+def ours(level):
+    return level.nearest(coffee).image
 
 
-def ours():
-    start = time.process_time()
-    report("ours", level.nearest(coffee, steps=300).image, start)
-
-
-def lbfgs():
+def lbfgs(level):
     """As Sabour et al. (2016): only the features count, and the image stays within a box around the guide."""
-    start = time.process_time()
 
     def value(flat):
         y = torch.from_numpy(flat).view_as(cat).requires_grad_()
-        error = loss(y)
-        if time.process_time() - start > SECONDS:
-            raise StopIteration
+        error = level.loss(y)
         if not best or error < best[-1][0]:
             best.append((float(error), flat.copy()))
+        if time.process_time() - level.began > PEERS:
+            raise StopIteration
         return float(error), torch.autograd.grad(error, y)[0].flatten().numpy()
 
     best = []
@@ -61,27 +85,22 @@ def lbfgs():
             bounds=list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=True)),
             options=dict(maxiter=10**6, maxfun=10**6, ftol=0, gtol=0),
         )
-    image = torch.from_numpy(best[-1][1]).view_as(cat)
-    report("L-BFGS-B", image, start)
+    return torch.from_numpy(best[-1][1]).view_as(cat)
 
 
-def adam():
-    start, image = time.process_time(), coffee.clone().requires_grad_()
+def adam(level):
+    image = coffee.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=1e-3)
-    while time.process_time() - start < SECONDS:
-        (image.grad,) = torch.autograd.grad(loss(image), image)
+    while time.process_time() - level.began < PEERS:
+        (image.grad,) = torch.autograd.grad(level.loss(image), image)
         optimizer.step()
         with torch.no_grad():
             image.clamp_(0, 1)
-    report("Adam", image.detach(), start)
+    return image.detach()
 
 
-def metamer():
-    try:
-        import plenoptic
-    except ImportError:
-        print("plenoptic is not installed: its Metamer is left out")
-        return
+def metamer(level):
+    import plenoptic
 
     class Features(torch.nn.Module):
         def forward(self, x):
@@ -89,30 +108,52 @@ def metamer():
 
     metamer = plenoptic.Metamer(cat[None], Features().eval())
     metamer.setup(coffee[None])
-    start = time.process_time()
-    while time.process_time() - start < SECONDS:
-        metamer.synthesize(max_iter=20)
-    report("Metamer", metamer.metamer.detach()[0].clamp(0, 1), start)
+    level.start()
+    while time.process_time() - level.began < PEERS:
+        metamer.synthesize(max_iter=10, stop_criterion=0)
+    return metamer.metamer.detach()[0].clamp(0, 1)
 
 
-def jacobian():
-    y = cat.clone().requires_grad_()
-    features = level.outputs(y)
+def reach():
+    print(f"relative error of the {len(Timed(model, 'avgpool', cat).features)} pooled features after so many seconds")
+    print(f"{'':<9}{5:>9}{10:>9}{20:>9}{40:>9}{80:>9}   valid image          RMS to the coffee")
+    for name, run in {"ours": ours, "L-BFGS-B": lbfgs, "Adam": adam, "Metamer": metamer}.items():
+        level = Timed(model, "avgpool", cat)
+        level.start()
+        try:
+            level.report(name, run(level))
+        except ImportError as missing:
+            print(f"{name:<9}left out: {missing}")
+
+
+def jacobian(features, image, outputs):
+    """Time the first `outputs` rows together and one by one."""
     start = time.process_time()
-    for one in torch.eye(len(features), dtype=features.dtype):
-        torch.autograd.grad(features, y, one, retain_graph=True)
-    singly = time.process_time() - start
-    start = time.process_time()
-    level._rows(cat, level._exact)
+    rows(lambda y: features(y)[:outputs], image)
     together = time.process_time() - start
+    y = image.clone().requires_grad_()
     start = time.process_time()
-    level._rows(cat, level._quick)
+    found = features(y)
+    for one in torch.eye(len(found), dtype=found.dtype)[:outputs]:
+        torch.autograd.grad(found, y, one, retain_graph=True)
+    singly = time.process_time() - start
+    each, total = 1000 * together / outputs, len(found) * together / outputs
     print(
-        f"Jacobian of {len(features)} outputs: {together:.1f} s in float64, {time.process_time() - start:.1f} s in "
-        f"float32; {singly:.1f} s by single backward passes in float64"
+        f"{len(found)} outputs: {each:.0f} ms a row in float32, {total:.0f} s for all; single backward passes take "
+        f"{singly / together:.2f} times as long"
     )
 
 
+def costs():
+    level = LevelSet(model, "avgpool", cat)
+    print("Jacobian of stridenet's pooled features, ", end="")
+    jacobian(lambda y: level.outputs(y, level._quick), cat.float(), 48)
+    resnet = models.load("resnet50", weights=None).requires_grad_(False)
+    level = LevelSet(resnet, "network.avgpool", cat)
+    print("Jacobian of resnet50's pooled features, ", end="")
+    jacobian(lambda y: level.outputs(y, level._quick), cat.float(), 12)
+
+
 if __name__ == "__main__":
-    for run in (ours, lbfgs, adam, metamer, jacobian):
-        run()
+    reach()
+    costs()
