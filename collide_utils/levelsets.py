@@ -6,9 +6,10 @@ x + null(J) there, of dimension n − rank J ≥ n − m; for smooth networks th
 where the rank is locally constant. So a layer with fewer outputs than pixel values collides, whatever its weights are.
 
 To reach such images, :meth:`LevelSet.nearest` comes close by first-order steps and :meth:`LevelSet.land` makes equality
-exact. Three things make that work. The distance from the level set is measured as ‖J⁺(F(y) − F(x))‖, in pixels rather
-than in features, so that no feature counts more than another. The approach keeps Lagrange multipliers, so that it ends
-near the level set and not at a compromise. And Newton's step respects the box [0, 1] while it is computed, not after.
+exact. Three things make that work. The approach measures the distance from the level set as ‖J⁺(F(y) − F(x))‖, in
+pixels rather than in features, so that no feature counts more than another. It keeps Lagrange multipliers, so that it
+ends near the level set and not at a compromise. And Newton's step respects the box [0, 1] while it is computed, not
+after.
 """
 
 import copy
@@ -132,9 +133,9 @@ class LevelSet:
         """Return the image nearby whose features equal those of ``self.image`` up to rounding, in [0, 1] exactly.
 
         Newton's method: each step is the smallest that repairs the features to first order without leaving [0, 1], cut
-        back until the residual, measured in pixels, falls. The Jacobian is kept while it serves. At a tie (two windows
-        of a max pool that see the same, a ReLU at zero) steps can shrink to nothing; the image is then dithered by up
-        to half a grey level, which no 8-bit picture shows, and the method goes on from there, four times at most.
+        back until the residual falls. The Jacobian is kept while each step at least halves the residual. At a tie (two
+        windows of a max pool that see the same, a ReLU at zero) steps can shrink to nothing; the image is then dithered
+        by up to half a grey level, which no 8-bit picture shows, and the method goes on, four times at most.
 
         RuntimeError with the residual where it does not arrive; ValueError and TypeError as in :class:`LevelSet`.
         """
@@ -151,7 +152,7 @@ class LevelSet:
             if fresh:
                 jacobian = self._linearise(image)
             image, residual, left = self._newton(image, residual, jacobian)
-            if left > 0.1:
+            if left > 0.5:
                 jacobian = None
             if left > 0.95 and fresh:
                 if change <= _LANDED / 10:
@@ -196,15 +197,14 @@ class LevelSet:
 
         Nesterov's gradient method on the augmented Lagrangian of "nearest to the target, on the level set", from the
         image; then :meth:`land`. It is a local answer: other starts and steps give others. A feature that dies on the
-        way has no gradient to come back by; then the approach is made again, ten times stiffer. Where that does not
-        land either, the end of a :meth:`walk` of eight steps towards where it ended.
+        way has no gradient to come back by; then the approach is made again, ten and a hundred times stiffer. Where
+        that does not land either, the end of a :meth:`walk` of eight steps towards where it ended.
         """
         _check_steps(steps)
         self._check_freedom()
         target = _valid(target, self.image.shape).to(self.image)
-        jacobian = self._linearise(self.image)
-        for stiffness in 1, 10:
-            near = self._approach(target, steps, jacobian, stiffness)
+        for stiffness in 1, 10, 100:
+            near = self._approach(target, steps, stiffness)
             if not ((self.outputs(near) == 0) & (self.features != 0)).any():
                 try:
                     return self._stop(self.land(near), target)
@@ -265,28 +265,30 @@ class LevelSet:
     def _linearise(self, image):
         if len(self.features) <= _DENSE:
             return Dense(self._rows(image, self._quick))
-        return Implicit(self.outputs, image)
+        return Implicit(self.outputs, image.double())
 
     def _newton(self, image, residual, jacobian):
-        """One step: the image after it, its residual, and what is left of the residual, in pixels (1: no step)."""
+        """One step: the image after it, its residual, and what is left of the residual (1: no step)."""
         wanted = jacobian.seen(residual)
-        before, size = jacobian.whiten(wanted).norm(), wanted.norm()
+        size = wanted.norm()
         if not size:
             return image, residual, 1.0
-        wanted, lower, upper = ((value / size).to(jacobian.dtype) for value in (wanted, -image, 1 - image))
-        step = size * least_change(jacobian, wanted, lower.flatten(), upper.flatten()).double().view_as(image)
+        scaled, lower, upper = ((value / size).to(jacobian.dtype) for value in (wanted, -image, 1 - image))
+        step = size * least_change(jacobian, scaled, lower.flatten(), upper.flatten()).double().view_as(image)
         for halvings in range(10):
             there = (image + step / 2**halvings).clamp(0, 1)
             left = self._residual(there)
-            after = jacobian.whiten(jacobian.seen(left)).norm()
-            if after <= (1 - 0.25 / 2**halvings) * before:
-                return there, left, float(after / before)
+            after = jacobian.seen(left).norm()
+            if after <= (1 - 0.25 / 2**halvings) * size:
+                return there, left, float(after / size)
         return image, residual, 1.0
 
-    def _approach(self, target, steps, jacobian, stiffness):
+    def _approach(self, target, steps, stiffness):
         image, target, wanted = self.image.float(), target.float(), self.features.float()
-        velocity, multipliers = torch.zeros_like(image), torch.zeros_like(wanted)
         for step in tqdm(range(steps), desc="approach", leave=False, disable=None):
+            if step in (0, steps // 2):  # far from the image another Jacobian measures what is left
+                jacobian = self._linearise(image)
+                velocity, multipliers = torch.zeros_like(image), torch.zeros_like(wanted)
             with torch.enable_grad():
                 ahead = (image + 0.9 * velocity).requires_grad_()
                 gap = jacobian.whiten(self.outputs(ahead, self._quick) - wanted)
@@ -297,7 +299,7 @@ class LevelSet:
             image, velocity = moved, moved - image
             if step % 20 == 19:
                 multipliers += stiffness * gap.detach()
-            stiffness *= 30 ** (1 / steps)
+            stiffness *= 1000 ** (1 / steps)
         return image.double()
 
 

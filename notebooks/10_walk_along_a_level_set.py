@@ -33,6 +33,8 @@
 # `network` may be any of the shipped classifiers.
 
 # %%
+import itertools
+
 import torch
 from ipywidgets import IntSlider
 from safetensors.torch import load_file
@@ -40,6 +42,7 @@ from safetensors.torch import load_file
 from collide_utils import claims, counting, images, models, weights
 from collide_utils.comparison import compare
 from collide_utils.levelsets import LevelSet
+from collide_utils.search import NullSpaceSearch
 from collide_utils.show import charts, drawings, exercises, panels, pictures
 from collide_utils.symbol import image_nullity
 
@@ -131,12 +134,12 @@ charts.lines(
 # %% [markdown]
 # ## Walk
 #
-# `nearest` asks for the image of the level set that is nearest to the coffee. It starts at the cat, goes by cheap first-order steps
-# with a Lagrange multiplier for each feature, and lands by Newton, never leaving $[0, 1]$. Starting at the coffee would be
-# shorter and worse: features that are dead there have no gradient to come back by.
+# `nearest` asks for the image of the level set that is nearest to the coffee. It starts at the cat, goes by cheap first-order
+# steps with a Lagrange multiplier for each feature, and lands by Newton, never leaving $[0, 1]$. Starting at the coffee would
+# be shorter; but a feature that is dead there, behind a ReLU, has no gradient to come back by.
 
 # %%
-found = start.nearest(coffee, steps=250)
+found = start.nearest(coffee, steps=100)
 result = compare(model, cat, found.image)
 apart = float((cat - coffee).square().mean().sqrt())
 print("RMS distance to the coffee, less than a fifth of the cat's:", found.distance < apart / 5)
@@ -172,7 +175,7 @@ panels.panel(stop, number=IntSlider(0, 0, len(walk) - 1, description="stop"))
 #
 # The logits are few. Before them stand the pooled features, on which everything else depends: a new head, trained for
 # another task, sees no more. `data/collision.safetensors` holds an image that `data/find_collision.py` found there
-# in a minute; checking it takes a second. This is the pair that notebook 00 opens with.
+# in a minute or two; checking it takes a second. This is the pair that notebook 00 opens with.
 
 # %%
 shipped = load_file("../data/collision.safetensors")["image"]
@@ -193,27 +196,42 @@ print("still a collision:", rounded.collides_from is not None)
 # %% [markdown]
 # ## Ask where a network insists
 #
-# How near to the cup does a network let us go? And does a network that was trained on adversarial images insist longer on
-# something that looks like a cat? Both networks here have the patch stem, on which the steps are cheap.
+# How near to the cup does each layer let us go? A layer's level set lies within those of all later layers: who keeps the
+# features there keeps them from there on. So the distance can only fall with depth. We take `patchnet` and small copies of
+# the photographs, on which a Jacobian is cheap. At the first convolution the answer is a convex program, solved by `toward`
+# of [notebook 02](02_search_a_null_space.ipynb); further in it is as near as `nearest` gets.
 
 # %%
-nearest = {}
-for name in ("patchnet", "patchnet-l2"):
-    other = models.load(name, dtype=torch.float64)
-    nearest[name] = LevelSet(other, "logits", cat).nearest(coffee, steps=150)
-    print(f"{name}: landed {nearest[name].landed}")
-
-# %%
-pictures.images(
-    [coffee, *(stop.image for stop in nearest.values())],
-    ["the coffee\n", *(f"nearest for {name}\n{stop.distance / apart:.0%} of the way left" for name, stop in nearest.items())],
-    alt="The photograph of a cup of coffee, and two images near it that have the logits of the cat, for an ordinary network and "
-        "for one trained on adversarial images.")
+small = models.load("patchnet", dtype=torch.float64)
+x, y = (images.load(name, 56).double() for name in ("chelsea", "coffee"))
+reached = {"conv1": NullSpaceSearch(small, x.shape).toward(x, y)}
+for layer in ("layer1", "layer2", "layer3", "logits"):
+    reached[layer] = LevelSet(small, layer, x).nearest(y, steps=100).image
+left = {layer: float((image - y).norm() / (x - y).norm()) for layer, image in reached.items()}
+charts.bars(left, "Where patchnet lets go of the cat", "share of the way to the coffee that is left",
+            alt="A bar for each layer, from the first convolution to the logits: how far the images that it takes for the cat stay "
+                "from the cup of coffee.")
 
 # %% [markdown]
-# Look for the eyes of the cat, and compare the numbers above the pictures. What a network insists on stands in its picture.
-# Engstrom et al. (2019) and Feather et al. (2023) found that robust networks insist on what people see too; two small
-# networks and one pair are no sample.
+# Where a bar rises, not the network but the method has stopped. Where they fall, the network has let go of something.
+#
+# Does a network insist on what people see? Engstrom et al. (2019) and Feather et al. (2023) found that networks trained on
+# adversarial images do so more than others. `patchnet-l2` was trained so, `patchnet` was not. Here are three pairs of
+# photographs, for both networks at their logits.
+
+# %%
+insisting = {}
+for name, (one, other) in itertools.product(("patchnet", "patchnet-l2"), itertools.pairwise(images.names()[:4])):
+    x, y = (images.load(photograph).double() for photograph in (one, other))
+    stop = LevelSet(models.load(name), "logits", x).nearest(y, steps=40)
+    insisting[f"{name}: {one}\n{float((stop.image - y).norm() / (x - y).norm()):.0%} of the way left"] = stop.image
+pictures.images([*insisting.values()], [*insisting], columns=3, alt="Six images, a row for each network: each with the logits "
+                "of one photograph, as near to another as the method gets, with the way that is left above it.")
+
+# %% [markdown]
+# Compare the numbers, and look for what is left of the first photograph: what a network insists on stands in its picture. Two
+# small networks and three pairs can show the effect; they cannot decide how large it is, nor whether a person would still
+# recognise the first. Those studies asked many people about many images.
 
 # %% [markdown]
 # ## Decide the claims
@@ -229,7 +247,8 @@ print(claims.check("collision-at-first-layer", directions=image_nullity(conv, mo
 #
 # - Equal means equal to rounding in float64. In float32 or with another library the last digits differ.
 # - We landed on networks of this course only. On a `resnet18` with random weights and images of 32×32 pixels Newton's method
-#   did not land, although the count promises room.
+#   does not land. The count promises room, but each piece of that network maps to fewer dimensions than there are features
+#   to restore, so that from another piece there is hardly ever a way back. A test of this course measures it.
 # - `nearest` is a local method: there may be nearer images. The count says that there is room, not how far it reaches.
 # - An adversarial example also changes an image and keeps, or moves, a verdict. New here is that nothing at all changes, and
 #   that whole spaces of such images are at hand.

@@ -320,9 +320,25 @@ def test_where_nothing_moves_the_features_there_is_no_landing():
     assert level.nearest(dark, steps=60).landed  # from the image the approach never loses the features
 
 
+def test_an_untrained_resnet_on_tiny_images_moves_in_fewer_dimensions_than_it_has_features():
+    """So from another piece of it there is hardly ever a way back: what stops landing there is no matter of method."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.load("resnet18", weights=None)
+    photographs = torch.stack([images.load(name, 32) for name in images.names()])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches, of which there is one
+    with torch.no_grad():
+        model.train()(torch.cat([photographs, photographs.flip(-1), photographs.flip(-2)]))
+    level = LevelSet(model, "network.avgpool", photographs[0])
+    alive = int((level.features != 0).sum())
+    assert level.dimension(1e-9).rank < 0.9 * alive < alive <= 512
+
+
 @pytest.mark.parametrize("layer", ["avgpool", "logits"])
 @pytest.mark.parametrize("name", ["patchnet", "stridenet"])
-@pytest.mark.parametrize("x, y", itertools.pairwise([*images.names()[:5], images.names()[0]]))
+@pytest.mark.parametrize("x, y", [*itertools.pairwise([*images.names()[:5], images.names()[0]])])
 def test_five_photographs_collide_with_a_valid_image_at_either_stem(name, layer, x, y):
     model = models.load(name, dtype=torch.float64)
     image, target = (images.load(one, 84).double() for one in (x, y))
