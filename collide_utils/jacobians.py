@@ -33,10 +33,10 @@ class Dense:
 
     def __init__(self, rows):
         self.rows, self.dtype, self.alive = rows, rows.dtype, (rows != 0).any(1)
-        gram = (rows @ rows.T).double()
+        gram = _ridged((rows @ rows.T).double(), _WHITE)
         # what is dead here may come to life elsewhere, and then as an average row would
         gram.diagonal()[~self.alive] = gram.diagonal()[self.alive].mean() if self.alive.any() else 1
-        self.factor = torch.linalg.cholesky(_ridged(gram, _WHITE)).to(rows)
+        self.factor = torch.linalg.cholesky(gram).to(rows)
 
     def forward(self, change):
         """J times a flat image."""

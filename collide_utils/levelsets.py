@@ -133,7 +133,7 @@ class LevelSet:
         """Return the image nearby whose features equal those of ``self.image`` up to rounding, in [0, 1] exactly.
 
         Newton's method: each step is the smallest that repairs the features to first order without leaving [0, 1], cut
-        back until the residual falls. The Jacobian is kept while each step at least halves the residual. At a tie (two
+        back until the residual falls. The Jacobian is kept while steps still shrink it well. At a tie (two
         windows of a max pool that see the same, a ReLU at zero) steps can shrink to nothing; the image is then dithered
         by up to half a grey level, which no 8-bit picture shows, and the method goes on, four times at most.
 
@@ -142,6 +142,7 @@ class LevelSet:
         self._check_freedom()
         image = _valid(image, self.image.shape).to(self.image)
         generator = torch.Generator().manual_seed(0)
+        worn = 0.1 if len(self.features) <= 100 else 0.5  # a Jacobian of few outputs costs no more than a step
         residual, jacobian, dithers, best = self._residual(image), None, 0, float("inf")
         for _ in range(_NEWTON):
             change = float(residual.norm()) / self._size()
@@ -152,7 +153,7 @@ class LevelSet:
             if fresh:
                 jacobian = self._linearise(image)
             image, residual, left = self._newton(image, residual, jacobian)
-            if left > 0.5:
+            if left > worn:
                 jacobian = None
             if left > 0.95 and fresh:
                 if change <= _LANDED / 10:

@@ -1,7 +1,7 @@
 """Find the pair that the README and notebook 00 show: data/collision.safetensors, the image, and data/collision.png.
 
-A cat and a cup of coffee, both valid images, that stridenet cannot tell apart from its pooled features on. About two
-minutes on two processor cores. The search is deterministic on one machine; another may find another image.
+A cat and a cup of coffee, both valid images, that stridenet cannot tell apart from its pooled features on. About a
+minute of processor time. The search is deterministic on one machine; another may find another image.
 """
 
 from pathlib import Path

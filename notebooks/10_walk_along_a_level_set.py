@@ -42,7 +42,6 @@ from safetensors.torch import load_file
 from collide_utils import claims, counting, images, models, weights
 from collide_utils.comparison import compare
 from collide_utils.levelsets import LevelSet
-from collide_utils.search import NullSpaceSearch
 from collide_utils.show import charts, drawings, exercises, panels, pictures
 from collide_utils.symbol import image_nullity
 
@@ -175,7 +174,7 @@ panels.panel(stop, number=IntSlider(0, 0, len(walk) - 1, description="stop"))
 #
 # The logits are few. Before them stand the pooled features, on which everything else depends: a new head, trained for
 # another task, sees no more. `data/collision.safetensors` holds an image that `data/find_collision.py` found there
-# in a minute or two; checking it takes a second. This is the pair that notebook 00 opens with.
+# in about a minute; checking it takes a second. This is the pair that notebook 00 opens with.
 
 # %%
 shipped = load_file("../data/collision.safetensors")["image"]
@@ -197,24 +196,16 @@ print("still a collision:", rounded.collides_from is not None)
 # ## Ask where a network insists
 #
 # How near to the cup does each layer let us go? A layer's level set lies within those of all later layers: who keeps the
-# features there keeps them from there on. So the distance can only fall with depth. We take `patchnet` and small copies of
-# the photographs, on which a Jacobian is cheap. At the first convolution the answer is a convex program, solved by `toward`
-# of [notebook 02](02_search_a_null_space.ipynb); further in it is as near as `nearest` gets.
+# features there keeps them from there on. So the smallest distance can only fall with depth. At `stridenet`'s first
+# convolution the cat is alone, as notebook 09 showed; further in we know how near we got.
 
 # %%
-small = models.load("patchnet", dtype=torch.float64)
-x, y = (images.load(name, 56).double() for name in ("chelsea", "coffee"))
-reached = {"conv1": NullSpaceSearch(small, x.shape).toward(x, y)}
-for layer in ("layer1", "layer2", "layer3", "logits"):
-    reached[layer] = LevelSet(small, layer, x).nearest(y, steps=100).image
-left = {layer: float((image - y).norm() / (x - y).norm()) for layer, image in reached.items()}
-charts.bars(left, "Where patchnet lets go of the cat", "share of the way to the coffee that is left",
-            alt="A bar for each layer, from the first convolution to the logits: how far the images that it takes for the cat stay "
-                "from the cup of coffee.")
+charts.bars({"first convolution": 1, "pooled features": distances["coffee"] / apart, "logits": found.distance / apart},
+            "Where a network lets go of the cat", "share of the way to the coffee that is left",
+            alt="Three bars: the whole way is left at the first convolution, a small part of it at the pooled features, and less "
+                "at the logits.")
 
 # %% [markdown]
-# Where a bar rises, not the network but the method has stopped. Where they fall, the network has let go of something.
-#
 # Does a network insist on what people see? Engstrom et al. (2019) and Feather et al. (2023) found that networks trained on
 # adversarial images do so more than others. `patchnet-l2` was trained so, `patchnet` was not. Here are three pairs of
 # photographs, for both networks at their logits.
@@ -223,7 +214,7 @@ charts.bars(left, "Where patchnet lets go of the cat", "share of the way to the 
 insisting = {}
 for name, (one, other) in itertools.product(("patchnet", "patchnet-l2"), itertools.pairwise(images.names()[:4])):
     x, y = (images.load(photograph).double() for photograph in (one, other))
-    stop = LevelSet(models.load(name), "logits", x).nearest(y, steps=40)
+    stop = LevelSet(models.load(name), "logits", x).nearest(y, steps=80)
     insisting[f"{name}: {one}\n{float((stop.image - y).norm() / (x - y).norm()):.0%} of the way left"] = stop.image
 pictures.images([*insisting.values()], [*insisting], columns=3, alt="Six images, a row for each network: each with the logits "
                 "of one photograph, as near to another as the method gets, with the way that is left above it.")
@@ -231,7 +222,7 @@ pictures.images([*insisting.values()], [*insisting], columns=3, alt="Six images,
 # %% [markdown]
 # Compare the numbers, and look for what is left of the first photograph: what a network insists on stands in its picture. Two
 # small networks and three pairs can show the effect; they cannot decide how large it is, nor whether a person would still
-# recognise the first. Those studies asked many people about many images.
+# recognise the first. Feather et al. asked many people about many images.
 
 # %% [markdown]
 # ## Decide the claims
