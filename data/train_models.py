@@ -68,7 +68,7 @@ VIEWS, BANKS = 5, {128: 144, 192: 208}  # training size: that of the views it is
 # the last quarter of the second cycle; how much of the average of the weights a step leaves, in either cycle; PGD steps
 # and radius (L2, [0, 1] pixels at 224×224)
 RECIPES = {
-    "patchnet": dict(seed=1, epochs=(60, 10, 28), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
+    "patchnet": dict(seed=1, epochs=(60, 10, 56), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
     "stridenet": dict(seed=1, epochs=(46, 8, 8), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
     "patchnet-b": dict(seed=2, epochs=(60, 10, 56), mixed=0.5, averaged=(0.999, 0.998), steps=0, radius=0.0),
     "patchnet-l2": dict(seed=3, epochs=(20, 4, 24), mixed=0.0, averaged=(0.0, 0.998), steps=2, radius=2.0),

@@ -38,7 +38,7 @@ def test_the_card_has_the_accuracies_of_the_file():
 def test_accuracies_are_those_that_the_course_promises():
     rows = accuracies()
     for name in ("patchnet", "stridenet"):
-        assert rows[name]["held_out"] >= 0.91 and rows[name]["mean_of_classes"] >= 0.87
+        assert rows[name]["held_out"] >= 0.91 and rows[name]["mean_of_classes"] >= 0.88
     assert abs(rows["patchnet-b"]["held_out"] - rows["patchnet"]["held_out"]) <= 0.015
     assert rows["patchnet-l2"]["held_out"] >= 0.78 and rows["patchnet-l2"]["robust"] >= 0.72
     for name in ("patchnet", "stridenet", "patchnet-b"):
