@@ -1,6 +1,8 @@
 """All that a call must leave as it was: the caller's models and images, and what belongs to the whole process."""
 
+import contextlib
 import copy
+import operator
 import random
 
 import numpy as np
@@ -76,18 +78,21 @@ def _of(thing):
 
 def _process():
     backends = torch.backends
-    places = (
-        backends,
-        backends.cudnn,
-        backends.cudnn.conv,
-        backends.cudnn.rnn,
-        backends.cuda.matmul,
-        backends.mkldnn,
-        backends.mkldnn.conv,
-        backends.mkldnn.rnn,
-        backends.mkldnn.matmul,
-    )
-    precision = [place.fp32_precision for place in places if hasattr(place, "fp32_precision")]
+    places = [
+        "",
+        "cudnn",
+        "cudnn.conv",
+        "cudnn.rnn",
+        "cuda.matmul",
+        "mkldnn",
+        "mkldnn.conv",
+        "mkldnn.rnn",
+        "mkldnn.matmul",
+    ]
+    precision = []  # before 2.9 torch has no such places
+    for place in places:
+        with contextlib.suppress(AttributeError):
+            precision.append(operator.attrgetter(f"{place}.fp32_precision".lstrip("."))(backends))
     kind, keys, *rest = np.random.get_state()
     return dict(
         torch=torch.get_rng_state().numpy().tobytes(),
