@@ -138,7 +138,7 @@ charts.lines(
 # be shorter; but a feature that is dead there, behind a ReLU, has no gradient to come back by.
 
 # %%
-found = start.nearest(coffee, steps=100)
+found = start.nearest(coffee)
 result = compare(model, cat, found.image)
 apart = float((cat - coffee).square().mean().sqrt())
 print("RMS distance to the coffee, less than a fifth of the cat's:", found.distance < apart / 5)
