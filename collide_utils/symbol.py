@@ -138,7 +138,7 @@ def _blocks(conv, angles):
 
 
 def _smallest(conv, shape, k, block):
-    inverse, largest = torus_inverse(conv, shape)
+    inverse, largest = _torus_inverse(conv, shape)
     span, before = _start(conv, shape, k, block, inverse).flatten(1).T, None
     for _ in range(_MAX_STEPS):
         # The quietest vectors of the span (Rayleigh–Ritz). The singular values of the response itself, not the
@@ -176,7 +176,7 @@ def _start(conv, shape, k, block, inverse):
     return inverse(inverse(noise.to(conv.weight.device)))
 
 
-def torus_inverse(conv, shape):
+def _torus_inverse(conv, shape):
     """Return a function that applies (AᵀA + shift)⁻¹ on the torus to images, and the largest singular value of A."""
     blocks = symbol(conv, shape[1:])
     values, vectors = torch.linalg.eigh(blocks.mH @ blocks)

@@ -28,12 +28,13 @@ pairs = {
     "cat toward noise of 1000 times the box": (cat, 1000 * torch.randn(cat.shape, generator=generator)),
 }
 for name, (image, target) in pairs.items():
-    start = time.perf_counter()
-    found = search.toward(image, target)
-    seconds = time.perf_counter() - start
-    violation = max(0.0, float(-found.min()), float(found.max() - 1))
-    change = compare(model, image, found).changes["conv1"]
-    print(f"{name}: {seconds:.2f} s, box violation {violation:g}, relative feature change {change:.1e}")
+    for layer in ("conv1", "relu"):
+        start = time.perf_counter()
+        found = search.toward(image, target, layer)
+        seconds = time.perf_counter() - start
+        violation = max(0.0, float(-found.min()), float(found.max() - 1))
+        change = compare(model, image, found).changes[layer]
+        print(f"{name}: {seconds:.2f} s, box violation {violation:g}, relative change after {layer} {change:.1e}")
 
 point, target = (windows.unfold(search.geometry, image.double())[16, 16].numpy() for image in (cat, coffee))
 V, shift = search.basis.numpy(), point - target
