@@ -61,10 +61,13 @@ class Dense:
 
 
 class Implicit:
-    """The Jacobian of the function `features` from an image to a vector, as products alone: for many outputs."""
+    """The Jacobian of the function `features` from an image to a vector, as products alone: for many outputs.
 
-    def __init__(self, features, image):
-        self.dtype = image.dtype
+    `spend` is called before each product, and may raise to end the work.
+    """
+
+    def __init__(self, features, image, spend=lambda: None):
+        self.dtype, self._spend = image.dtype, spend
         with torch.enable_grad():
             self._image = image.detach().clone().requires_grad_()
             self._output = features(self._image)
@@ -85,12 +88,14 @@ class Implicit:
 
     def forward(self, change):
         """As :meth:`Dense.forward`: Jᵀ is linear, so the gradient of its product with a vector is J."""
+        self._spend()
         return torch.autograd.grad(
             self._adjoint, self._weights, change.view_as(self._image), retain_graph=True, materialize_grads=True
         )[0]
 
     def adjoint(self, weights):
         """As :meth:`Dense.adjoint`, by a backward pass."""
+        self._spend()
         return torch.autograd.grad(self._output, self._image, weights, retain_graph=True, materialize_grads=True)[
             0
         ].flatten()

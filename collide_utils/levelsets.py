@@ -13,6 +13,7 @@ after.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ class LevelSet:
         self._exact = _frozen(model, torch.float64)
         self._quick = _frozen(model, torch.float32)
         self.layer, self.image = layer, hooks.fed(self._exact, _valid(image))
-        self._calls = 0
+        self._calls, self._products = 0, math.inf
         if layer != "logits":
             with torch.no_grad(), hooks.record(self._exact, [layer]) as recording:
                 self._exact(self.image[None].clone())
@@ -193,25 +194,41 @@ class LevelSet:
                     pass
             yield self._stop(image, target)
 
-    def nearest(self, target, steps=200):
+    def nearest(self, target, steps=200, products=math.inf):
         """Return the landed :class:`Stop` nearest to `target` that a local method finds in `steps` first-order steps.
 
         Nesterov's gradient method on the augmented Lagrangian of "nearest to the target, on the level set", from the
         image; then :meth:`land`. It is a local answer: other starts and steps give others. A feature that dies on the
         way has no gradient to come back by; then the approach is made again, ten and a hundred times stiffer. Where
         that does not land either, the end of a :meth:`walk` of eight steps towards where it ended.
+
+        `products` bounds the work: that many products of a vector with the Jacobian, which each cost about as much as
+        the network's outputs; to form it takes one for each output. After them, the last stop of that walk;
+        RuntimeError if there is none yet.
         """
         _check_steps(steps)
+        if not products > 0:
+            raise ValueError(f"products must be a positive number, not {products!r}")
         self._check_freedom()
         target = _valid(target, self.image.shape).to(self.image)
-        for stiffness in 1, 10, 100:
-            near = self._approach(target, steps, stiffness)
-            if not ((self.outputs(near) == 0) & (self.features != 0)).any():
-                try:
-                    return self._stop(self.land(near), target)
-                except RuntimeError:
-                    pass
-        *_, last = self.walk(near, 8)
+        self._products, last = products, None
+        try:
+            for stiffness in 1, 10, 100:
+                near = self._approach(target, steps, stiffness)
+                if not ((self.outputs(near) == 0) & (self.features != 0)).any():
+                    try:
+                        return self._stop(self.land(near), target)
+                    except RuntimeError:
+                        pass
+            for stop in self.walk(near, 8):
+                last = stop
+        except _SpentError:
+            if last is None:
+                raise RuntimeError(
+                    f"no landing on the level set at {self.layer!r} within {products} products with the Jacobian"
+                ) from None
+        finally:
+            self._products = math.inf
         return self._stop(last.image, target)
 
     def outputs(self, image, model=None):
@@ -265,8 +282,14 @@ class LevelSet:
 
     def _linearise(self, image):
         if len(self.features) <= _DENSE:
+            self._spend(len(self.features))
             return Dense(self._rows(image, self._quick))
-        return Implicit(self.outputs, image.double())
+        return Implicit(self.outputs, image.double(), self._spend)
+
+    def _spend(self, products=1):
+        self._products -= products
+        if self._products < 0:
+            raise _SpentError
 
     def _newton(self, image, residual, jacobian):
         """One step: the image after it, its residual, and what is left of the residual (1: no step)."""
@@ -302,6 +325,10 @@ class LevelSet:
                 multipliers += stiffness * gap.detach()
             stiffness *= 1000 ** (1 / steps)
         return image.double()
+
+
+class _SpentError(Exception):
+    """No more products with the Jacobian are allowed."""
 
 
 class _ReachedError(Exception):

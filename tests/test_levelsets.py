@@ -246,6 +246,52 @@ def test_odd_networks(layer):
         assert level.nearest(torch.rand(3, 2, 2), steps=60).landed
 
 
+@pytest.mark.parametrize("dense", [4096, 0])
+def test_the_products_with_the_jacobian_are_bounded(monkeypatch, dense):
+    monkeypatch.setattr(levelsets, "_DENSE", dense)
+    level, made = LevelSet(network(), "logits", picture(0)), []
+
+    def counted(function, products):
+        def call(*arguments):
+            made.append(products)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(levelsets, "rows", counted(levelsets.rows, 5))
+    for product in "forward", "adjoint":
+        monkeypatch.setattr(Implicit, product, counted(getattr(Implicit, product), 1))
+    free = level.nearest(picture(1), steps=20)
+    needed = sum(made)
+    assert torch.equal(level.nearest(picture(1), steps=20, products=needed).image, free.image)
+    made.clear()
+    with pytest.raises(RuntimeError, match=f"at 'logits' within {needed - 1} products with the Jacobian"):
+        level.nearest(picture(1), steps=20, products=needed - 1)
+    assert sum(made) <= needed
+    assert torch.equal(level.nearest(picture(1), steps=20).image, free.image)  # the bound was for one call
+
+
+def test_where_products_run_out_on_the_walk_its_last_stop_is_returned(monkeypatch):
+    level, target = LevelSet(network(), "logits", picture(0)), picture(1)
+    monkeypatch.setattr(LevelSet, "_approach", lambda self, target, steps, stiffness: target)
+    land, landings = LevelSet.land, []
+
+    def fails_from_afar(self, image):
+        if torch.equal(image, target):
+            raise RuntimeError("too far")
+        landings.append(land(self, image))
+        return landings[-1]
+
+    monkeypatch.setattr(LevelSet, "land", fails_from_afar)
+    whole = level.nearest(target)
+    seen = list(landings)
+    landings.clear()
+    part = level.nearest(target, products=20)
+    assert 0 < len(landings) < len(seen)
+    assert part.landed and torch.equal(part.image, landings[-1]) and torch.equal(landings[-1], seen[len(landings) - 1])
+    assert part.distance > whole.distance
+
+
 def test_the_model_and_the_random_state_are_as_before():
     model, image = network().train(), picture(0)
     calls = []
@@ -285,6 +331,9 @@ def test_clear_errors():
     for steps in (0, -1, 2.5):
         with pytest.raises(ValueError, match="steps must be"):
             level.nearest(image, steps)
+    for products in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="products must be a positive number"):
+            level.nearest(image, products=products)
         with pytest.raises(ValueError, match="steps must be"):
             level.walk(image, steps)
     broken = copy.deepcopy(model)

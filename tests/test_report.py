@@ -198,6 +198,16 @@ def test_without_a_null_space_a_section_says_so_and_the_others_go_on():
         assert found.data["sections"][name]["done"]
 
 
+def test_a_level_set_that_takes_too_much_work_says_so_and_how_to_ask_for_it(monkeypatch, patch):
+    model, whole = patch
+    monkeypatch.setattr(sections, "_WORK", 1)
+    found = report.check(model, pictures(), **QUICK).data["sections"]
+    assert "within 1 products with the Jacobian; collide_at='logits' sets no bound" in found["level_set"]["error"]
+    assert found["maps"]["done"]
+    asked = report.check(model, pictures(), collide_at="logits", **QUICK)
+    assert torch.equal(asked.pictures["level_set"][2][1], whole.pictures["level_set"][2][1])
+
+
 def test_a_broken_file_is_named_skipped_and_counted(folder):
     found = report.check(Patch(), folder, **QUICK)
     assert len(found.data["photographs"]["used"]) == 19 and list(found.data["photographs"]["skipped"]) == ["broken.jpg"]
