@@ -217,7 +217,50 @@ def test_a_black_image_does_not_make_the_bound_infinite():
     model, (x, y) = small().double(), images()
     found = compare(model, torch.zeros_like(x), y)
     growth = float(y.norm()) / (0.1 * y.numel() ** 0.5)  # as if the black image were a tenth of white
-    assert found.bound == pytest.approx(64 * 2**-52 * growth) and found.collides_from is None
+    assert found.bound == pytest.approx(64 * 2**-52 * growth, abs=0) and found.collides_from is None
+
+
+def test_the_bound_grows_with_the_other_image_and_not_below_its_rounding():
+    x, _ = images()
+    for factor in (0.0, 0.5, 1.0, 3.0):
+        expected = 64 * 2**-23 * max(1, factor)
+        assert compare(small(), x, factor * x).bound == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("size", "collides"), [(1e12, True), (1e14, False)])
+def test_a_perturbation_that_drowns_the_features_in_rounding_proves_nothing(size, collides):
+    # A shift that the channels' sum takes away, whatever its size, as a whole number: 64 · eps · 1e14 is 1.4.
+    model = nn.Sequential(nn.Conv2d(3, 2, 2, stride=2, bias=False)).double()
+    model[0].weight.data[:, 1] = model[0].weight.data[:, 0]
+    x, shift = torch.rand(3, 6, 6, dtype=torch.float64), torch.full((6, 6), size, dtype=torch.float64)
+    found = compare(model, x, x + torch.stack([shift, -shift, 0 * shift]))
+    assert found.collides_from == ("0" if collides else None)
+    assert found.verdict.startswith("the features collide" if collides else "cannot tell, for rounding alone")
+
+
+def test_a_collision_before_a_head_of_zeros_is_one():
+    model, (x, y) = small().double(), [image.double() for image in images()]
+    blind_to_the_difference(model, x, y)
+    model[5].weight.data.zero_()
+    assert compare(model, x, y).collides_from == "2"
+
+
+def test_features_of_zero_are_as_near_as_can_be_or_infinitely_far():
+    dead = nn.Sequential(nn.Flatten(), nn.ReLU()).double()
+    x, y = -torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    assert compare(dead, x, y).changes["1"] == 0
+    y[0, 0, 0] = 1
+    assert compare(dead, x, y).changes["1"] == float("inf")
+
+
+def test_what_is_returned_comes_last_although_a_layer_has_its_name():
+    model = nn.Sequential()
+    for name, layer in {"flat": nn.Flatten(), "logits": nn.Linear(108, 5), "after": nn.Tanh()}.items():
+        model.add_module(name, layer)
+    x, y = images()
+    found = compare(model, x, y)
+    assert list(found.changes) == ["flat", "after", "logits"]
+    assert found.changes["logits"] == found.changes["after"]
 
 
 def test_full_float32_is_used_and_the_flags_come_back():
@@ -373,6 +416,7 @@ def test_networks_without_parameters_scripted_and_quantised_ones():
     assert compare(nn.Flatten(), x, y).logits.shape == (2, 108)
     scripted = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)))
     assert list(compare(scripted, x, y).changes) == ["logits"]
+    assert compare(scripted, x, x).collides_from == "logits" and compare(scripted, x, y).collides_from is None
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))
     quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
     assert compare(quantised, x, y).collides_from is None
