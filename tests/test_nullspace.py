@@ -118,6 +118,7 @@ def test_blocks_are_the_explicit_block_diagonal_matrix(seed, groups, rows, colum
     assert matrix_rank(blocks) == matrix_rank(explicit) == np.linalg.matrix_rank(explicit.numpy())
     ours, theirs = null_space(blocks), null_space(explicit)
     torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, atol=1e-9, rtol=0)
+    assert nullity(blocks) == nullity(explicit) == scipy.linalg.null_space(explicit.numpy()).shape[1]
 
 
 def test_the_default_tolerance_follows_the_dtype_of_the_matrix():
@@ -285,6 +286,9 @@ def test_matrices_that_do_not_fit_are_named_by_their_shapes():
         shared_null_space(torch.ones(2, 5), torch.ones(2, 5), torch.ones(3, 6))
     with pytest.raises(ValueError, match=r"rows, not shapes \(5, 2\), \(6, 2\)"):
         principal_angles(torch.ones(5, 2), torch.ones(6, 2))
+    for function in (shared_null_space, lambda blocks: principal_angles(blocks, torch.eye(3))):
+        with pytest.raises(ValueError, match=r"2 dimensions and at least one entry, not shape \(2, 3, 3\)"):
+            function(torch.ones(2, 3, 3))
     with pytest.raises(ValueError, match="at least one matrix"):
         shared_null_space()
 
