@@ -120,8 +120,9 @@ def test_bad_images_are_named():
         (x.numpy(), TypeError, "ndarray"),
         (x * float("nan"), ValueError, "NaN"),
     ]:
-        with pytest.raises(error, match=text):
-            compare(model, y, bad)
+        for pair in ((y, bad), (bad, y)):
+            with pytest.raises(error, match=text):
+                compare(model, *pair)
 
 
 def test_hooks_are_gone_afterwards():
