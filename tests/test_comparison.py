@@ -29,8 +29,9 @@ def blind_to_the_difference(model, x, y):
         model[2].weight.copy_((weight - weight @ seen @ seen.T).view_as(model[2].weight))
 
 
-def test_changes_are_those_of_the_layers_run_by_hand():
-    model, (x, y) = small(), images()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_changes_are_those_of_the_layers_run_by_hand(dtype):
+    model, (x, y) = small().to(dtype), [image.to(dtype) for image in images()]
     found = compare(model, x, y)
     assert list(found.changes) == ["0", "1", "2", "1 (2)", "4", "5", "logits"]
     first, second = x[None], y[None]
