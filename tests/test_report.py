@@ -208,6 +208,22 @@ def test_a_level_set_that_takes_too_much_work_says_so_and_how_to_ask_for_it(monk
     assert torch.equal(asked.pictures["level_set"][2][1], whole.pictures["level_set"][2][1])
 
 
+def test_ablation_is_left_out_where_it_takes_too_many_runs(monkeypatch, patch):
+    """At conv1 of two images: 4×4 blocks of the image of 16×16 and one of its output of 4×4, 34 runs; at conv2 4."""
+    model, whole = patch
+    assert {row["layer"] for row in whole.data["sections"]["maps"]["maps"] if row["method"] == "ablation"} == {
+        *("conv1", "conv2")
+    }
+    once = 2 * (8 * 16 * 48 + 6 * 9 * 32 + 3 * 6)  # a multiplication and an addition for each weight and place
+    monkeypatch.setattr(sections, "_ABLATION", 33 * once)
+    section = report.check(model, pictures(), **QUICK).data["sections"]["maps"]
+    assert section["done"] and "Ablation at conv1 is left out: it would run the network 34 times." in section["words"]
+    assert {row["layer"] for row in section["maps"] if row["method"] == "ablation"} == {"conv2"}
+    monkeypatch.setattr(sections, "_ABLATION", 34 * once)
+    again = report.check(model, pictures(), **QUICK).data["sections"]["maps"]
+    assert again == whole.data["sections"]["maps"]
+
+
 def test_a_broken_file_is_named_skipped_and_counted(folder):
     found = report.check(Patch(), folder, **QUICK)
     assert len(found.data["photographs"]["used"]) == 19 and list(found.data["photographs"]["skipped"]) == ["broken.jpg"]

@@ -23,11 +23,12 @@ BETAS = [2**power for power in range(3, 14)]
 _REPEATED = [8, 512, 8192]
 _TOLERANCES = (None, 1e-6, 1e-4, 1e-2)
 _METHODS = (  # those that run the network a few times only
-    *("activation", "ablation", "grad_cam", "gradient_x_activation", "guided_grad_cam"),
+    *("activation", "grad_cam", "gradient_x_activation", "guided_grad_cam"),
     *("saliency", "guided_backprop", "input_x_gradient"),
 )
 _AT_ONCE = 2**21  # pixel values in a batch
 _WORK = 3.6e13  # operations of products with a Jacobian: four Jacobians of a ResNet-50, a quarter of an hour of a core
+_ABLATION = 2e12  # operations of the ablation maps at one layer: about a minute of a core
 _SSIM_WINDOW = 7
 
 
@@ -321,13 +322,23 @@ def compared_maps(report, found):
         x, y, where = report.pair
     else:
         raise ValueError("there are no two colliding images here, so no map is forced to agree")
-    with torch.no_grad(), hooks.untouched(report.twin), hooks.record(report.twin) as recording:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), hooks.untouched(report.twin), hooks.record(report.twin) as recording, counter:
         answer = Answer(report.twin, report.twin(hooks.fed(report.twin, x)[None]))
     start = recording.order.index(weights.first_weight(report.twin, report.shape).name)
     spatial = [name for name in recording.order[start:] if _has_maps(recording, name)]
     layers = report.layers or list(dict.fromkeys([*spatial[:1], *spatial[-1:]]))
     dense = answer.scores is None and next(iter(answer.tensors.values())).ndim == 4
-    rows = maps.compare_maps(report.twin, x, y, layers, _METHODS, _mean_scores if dense else None)
+    scores = _mean_scores if dense else None
+    rows = maps.compare_maps(report.twin, x, y, layers, _METHODS, scores)
+    runs = {name: _ablations(recording, name) for name in layers}
+    few = [name for name in layers if runs[name] * counter.get_total_flops() <= _ABLATION]
+    rows += maps.compare_maps(report.twin, x, y, few, ["ablation"], scores) if few else []
+    found["words"] += [
+        f"Ablation at {name} is left out: it would run the network {runs[name]:,} times."
+        for name in layers
+        if name not in few
+    ]
     found["maps"] = [row._asdict() | {"layer": row.layer or "image", "side": row.side or "image"} for row in rows]
     forced = [row for row in rows if row.theory == maps.EQUAL]
     found |= {"collide_from": where, "forced": len(forced), "equal": sum(row.verdict == maps.EQUAL for row in forced)}
@@ -366,6 +377,12 @@ def _has_maps(recording, name):
     return recording.order.count(name) == 1 and all(
         t is not None and t.ndim == 4 and t[0, 0].numel() > 1 for t in tensors
     )
+
+
+def _ablations(recording, name):
+    """How many times the network runs for two images' maps: once for each block of 4×4, at both sides of the layer."""
+    tensors = *recording.inputs[name], *recording.outputs[name]
+    return 2 * sum(math.prod(-(-side // 4) for side in tensor.shape[2:]) for tensor in tensors)
 
 
 def _mean_scores(returned):
