@@ -387,3 +387,12 @@ def test_the_module_runs_from_a_shell_without_a_traceback(tmp_path):
     )
     assert ran.returncode == 2 and ran.stderr.startswith("collide_utils: no network called") and not ran.stdout
     assert "Traceback" not in ran.stderr and len(ran.stderr.splitlines()) == 1
+
+
+def test_a_network_that_says_one_thing_of_everything_proves_nothing():
+    model = Patch().double()
+    nn.init.zeros_(model.fc.weight)
+    data = report.check(model, pictures(), **QUICK).data
+    words = " ".join(data["sections"]["curves"]["words"] + data["sections"]["maps"]["words"])
+    assert "under white noise, too" in words and "two different images alike" in words
+    assert all("why" in data["claims"][claim] for claim in ("prediction-kept", "gradient-maps-differ-before"))

@@ -250,7 +250,12 @@ def _curve_claims(report, found, at_512):
     if all(curve["classes"] for curve in found["photographs"].values()):
         start, name = (BETAS.index(128), "overlapping_windows") if overlapping else (0, "separate_windows")
         kept, what = found["mosaic"]["kept"][start:], f"share of mosaics that keep the class, β from {BETAS[start]} on"
-        report.measured("prediction-kept", **{name: (sum(kept) / len(kept), what)})
+        if min(found["noise"]["kept"]) == 1:
+            found["words"].append(
+                "It keeps what it says under white noise, too, so that keeping it is no evidence here."
+            )
+        else:
+            report.measured("prediction-kept", **{name: (sum(kept) / len(kept), what)})
     curves = [curve.get("ssim", []) for curve in found["photographs"].values()]
     falls = [before - after for curve in curves for before, after in itertools.pairwise(curve)]
     if falls:
@@ -347,8 +352,15 @@ def compared_maps(report, found):
         f"{found['equal']} of these are; {sum(row.verdict == maps.EQUAL for row in rows)} of all are."
         + (" What is explained is the mean score of all pixels." if dense else "")
     )
-    if at_stem:
+    if all(torch.equal(*pair) for pair in zip(*(_returned(report, image) for image in (x, 1 - x)), strict=False)):
+        found["words"].append("The network answers two different images alike, so its gradients prove nothing here.")
+    elif at_stem:
         _map_claims(report, rows, where, recording.order[start + 1 :])
+
+
+def _returned(report, image):
+    with torch.no_grad(), hooks.untouched(report.twin):
+        return [tensor for _, tensor in hooks.tensors(report.twin(hooks.fed(report.twin, image)[None]))]
 
 
 def _map_claims(report, rows, stem, after):

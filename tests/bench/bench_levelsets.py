@@ -1,11 +1,13 @@
 """Reach equal features: ours against L-BFGS, Adam and plenoptic's Metamer, on the same pair and network; and what a
-Jacobian costs against single backward passes. Seconds of processor time; about two minutes of them.
+Jacobian costs against single backward passes; and five photographs at both stems, each landed near another. Seconds of
+processor time; about five minutes of them.
 
 plenoptic is needed for its line alone: ``pip install -e '.[bench]'``, or without its dependencies, which are there but
 for one, ``pip install --no-deps plenoptic pyrtools``.
 """
 
 import contextlib
+import itertools
 import os
 import time
 
@@ -16,6 +18,7 @@ import torch
 from scipy.optimize import minimize
 
 from collide_utils import images, models
+from collide_utils.comparison import compare
 from collide_utils.jacobians import rows
 from collide_utils.levelsets import LevelSet
 
@@ -156,6 +159,23 @@ def costs():
     jacobian(lambda y: level.outputs(y, level._quick), cat.float(), 6)
 
 
+def pairs():
+    """Land near five photographs, on the way to the next, at both stems and at two layers."""
+    names = images.names()[:5]
+    changes = []
+    for name, layer in itertools.product(("patchnet", "stridenet"), ("avgpool", "logits")):
+        network, began = models.load(name, dtype=torch.float64), time.process_time()
+        for one, other in itertools.pairwise([*names, names[0]]):
+            image, target = (images.load(photograph, 84).double() for photograph in (one, other))
+            landed = LevelSet(network, layer, image).land(image + 0.005 * (target - image))
+            found = compare(network, image, landed)
+            assert landed.min() >= 0 and landed.max() <= 1 and found.collides_from is not None
+            changes.append(found.changes[layer])
+        print(f"five photographs on {name}, {layer}: {time.process_time() - began:.0f} s", flush=True)
+    print(f"{len(changes)} pairs, all valid images that collide; largest relative change {max(changes):.0e}")
+
+
 if __name__ == "__main__":
     reach()
     costs()
+    pairs()
