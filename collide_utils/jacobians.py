@@ -6,7 +6,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
 # Damping, relative to the mean squared norm of a row: what the image hardly sees must not count without bound.
-_RIDGE, _WHITE = 1e-6, 1e-2
+_RIDGE, _WHITE = 1e-6, 1e-4
 _POWERS, _TINY = 20, 1e-30
 _ENTRIES = 2**20  # pixel values of the images that go back through the network together
 
