@@ -162,8 +162,8 @@ print("every prediction within 3 %:", max(error.values()) < 0.03)
 
 # %% [markdown]
 # Prediction and record agree. (A shipped network may be a running average of the trained one; then its sum of rows lags
-# behind the recorded one a little.) Our networks are trained for tens of epochs, so that the direction is fading but not
-# gone. The ImageNet recipe above goes on for longer:
+# behind the recorded one a little.) Our networks are trained for thousands of steps, so that the direction is fading but not
+# gone. The ImageNet recipe above takes hundreds of thousands:
 
 # %%
 start = 1 / math.sqrt(3)  # of 1000 rows of 2048 entries, uniform between ± 1/√2048: PyTorch's start

@@ -211,7 +211,7 @@ for name, found in {network: search, "stridenet": stridenet, "untrained ResNet-5
 
 # %% [markdown]
 # An untrained stem misses about as much of a photograph as of anything else, roughly half. A trained one has learned
-# to look where photographs have their energy, and misses a few per cent. The null space is as large as before; it lies
+# to look where photographs have their energy, and misses at most a few per cent. The null space is as large as before; it lies
 # where photographs have little. Whoever builds a collision loses nothing by that.
 #
 # ## Hold a mosaic against noise

@@ -30,7 +30,7 @@
 # **What you need**: Jacobians, and [notebook 09](09_mind_the_overlap.ipynb), in which this network's first layer would not
 # collide. No GPU, no internet; about a minute.
 #
-# `network` may be any of the shipped classifiers.
+# `network` may be any of the shipped classifiers. The claims, and the pair that we ship, are about `stridenet`.
 
 # %%
 import itertools
@@ -178,7 +178,8 @@ panels.panel(stop, number=IntSlider(0, 0, len(walk) - 1, description="stop"))
 
 # %%
 shipped = load_file("../data/collision.safetensors")["image"]
-kept = compare(models.load("stridenet", dtype=torch.float64), images.load("chelsea").double(), shipped)
+stridenet = models.load("stridenet", dtype=torch.float64)
+kept = compare(stridenet, images.load("chelsea").double(), shipped)
 print(kept)
 print("valid:", float(shipped.min()) >= 0 and float(shipped.max()) <= 1)
 distances = {name: float((shipped - images.load(name)).square().mean().sqrt()) for name in ("chelsea", "coffee")}
@@ -200,7 +201,8 @@ print("still a collision:", rounded.collides_from is not None)
 # convolution the cat is alone, as notebook 09 showed; further in we know how near we got.
 
 # %%
-charts.bars({"first convolution": 1, "pooled features": distances["coffee"] / apart, "logits": found.distance / apart},
+charts.bars({"stridenet, first convolution": 1, "stridenet, pooled features": distances["coffee"] / apart,
+             f"{network}, logits": found.distance / apart},
             "Where a network lets go of the cat", "share of the way to the coffee that is left",
             alt="Three bars: the whole way is left at the first convolution, a small part of it at the pooled features, and less "
                 "at the logits.")
@@ -228,9 +230,9 @@ pictures.images([*insisting.values()], [*insisting], columns=3, alt="Six images,
 # ## Decide the claims
 
 # %%
-conv = model.get_submodule(weights.first_weight(model).name)
+conv = stridenet.get_submodule(weights.first_weight(stridenet).name)
 print(claims.check("resnets-collide", features=kept.changes["avgpool"], apart=distances["chelsea"]))
-print(claims.check("collision-at-first-layer", directions=image_nullity(conv, model.input_size),
+print(claims.check("collision-at-first-layer", directions=image_nullity(conv, stridenet.input_size),
                    stem=kept.changes["conv1"]))
 
 # %% [markdown]

@@ -48,7 +48,8 @@ def test_eight_bits_move_a_number_by_half_a_level_at_most_and_by_a_twelfth_on_av
     mosaic = search.random(torch.Generator().manual_seed(0))
     y = search.collide(cat, search.shrink(cat, mosaic, 64)[0], 64)
     moved = (255 * y).round() - 255 * y
-    assert moved.abs().max() <= 0.5 and moved.square().mean() == pytest.approx(1 / 12, rel=0.02)
+    assert moved.abs().max() <= 0.5
+    assert moved.square().mean() == pytest.approx(1 / 12, rel=0.05)  # less where the photograph is black, white or even
     change, finer = (compare(patchnet, cat, (steps * y).round() / steps).changes["conv1"] for steps in (255, 65535))
     assert 1e-4 < change < 0.01 and change / finer == pytest.approx(257, rel=0.1)
 

@@ -253,7 +253,7 @@ def test_a_folder_is_counted_to_its_end(tmp_path, patchnet):
         "squeezenet1_1.tar",
     ]
     assert rows["squeezenet1_1.tar"].total_nullity == counting.count("squeezenet1_1").total_nullity
-    assert "no network called 'mystery.pt'" in rows["mystery.pt"].error and rows["mystery.pt"].n is None
+    assert "of no torchvision classifier" in rows["mystery.pt"].error and rows["mystery.pt"].n is None
     assert "not a whole checkpoint" in rows["resnet18_l2_eps1.ckpt"].error
     assert rows["ours.safetensors"].total_nullity == counting.count(models.load("patchnet")).total_nullity
     assert rows["squeezenet1_1-mine.pth"].n == counting.count("squeezenet1_1").n

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import math
 import pickle
 import zipfile
@@ -371,7 +370,7 @@ case(
 )
 case(
     "our format, another stem",
-    lambda m, s, x: checkpoints.load_checkpoint(s.ours({"stem": "bark", "categories": json.dumps(["a"])})),
+    lambda m, s, x: checkpoints.load_checkpoint(s.ours({"stem": "bark", "categories": '["a"]', "widths": "[8, 8, 8]"})),
     ValueError,
     "'bark'",
 )

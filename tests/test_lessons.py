@@ -126,7 +126,6 @@ OTHERS = {
 REFUSED = [("02", "stridenet"), ("06", "stridenet"), ("07", "stridenet"), ("08", "stridenet"), ("09", "patchnet")]
 
 
-@pytest.mark.filterwarnings("ignore::collide_utils.search.OverlapWarning")
 @pytest.mark.parametrize("lesson", OTHERS)
 def test_a_lesson_runs_with_another_name_at_its_top(lesson, tmp_path, monkeypatch):
     """Nothing below the name may be of one network only, and the ledger's bounds hold for the other, too."""
