@@ -1,12 +1,18 @@
 """Counting null spaces against scipy.linalg.null_space on the same weights; the atlas; the memory that VGG-16 takes.
 
-Ratios are of processor time, which other programs on the machine change less than the time on the clock.
+Ratios are of processor time, which other programs on the machine change less than the time on the clock. On one thread:
+those that wait for work would count as if they worked.
 """
 
+import os
 import resource
 import sys
 import time
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
 
 import scipy.linalg
 import torch
