@@ -279,7 +279,8 @@ class NullSpaceSearch:
         layer = twin.get_submodule(self.layer.name)
         first, wanted = _run(twin, layer, torch.stack([image, image]))
         second, found = _run(twin, layer, torch.stack([valid, invalid]), first)
-        if any(_change(*pair) > _ROUNDING for pair in zip(_tensors(wanted), _tensors(found), strict=True)):
+        pairs = zip(hooks.tensors(wanted), hooks.tensors(found), strict=True)
+        if any(_change(a, b) > _ROUNDING for (_, a), (_, b) in pairs):
             raise ValueError(
                 f"the first layer, {self.layer}, is not alone in reading the image: the network's output "
                 "changes with the image although that layer's output is held, so its null space is not "
@@ -313,13 +314,6 @@ def _run(model, layer, images, held=None):
             return outputs, model(images)
     finally:
         handle.remove()
-
-
-def _tensors(output):
-    if isinstance(output, torch.Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else []
-    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _change(first, second):

@@ -352,15 +352,12 @@ def compared_maps(report, found):
         f"{found['equal']} of these are; {sum(row.verdict == maps.EQUAL for row in rows)} of all are."
         + (" What is explained is the mean score of all pixels." if dense else "")
     )
-    if all(torch.equal(*pair) for pair in zip(*(_returned(report, image) for image in (x, 1 - x)), strict=False)):
+    with torch.no_grad(), hooks.untouched(report.twin):
+        other = Answer(report.twin, report.twin(hooks.fed(report.twin, 1 - x)[None]))
+    if all(torch.equal(*pair) for pair in zip(answer.tensors.values(), other.tensors.values(), strict=False)):
         found["words"].append("The network answers two different images alike, so its gradients prove nothing here.")
     elif at_stem:
         _map_claims(report, rows, where, recording.order[start + 1 :])
-
-
-def _returned(report, image):
-    with torch.no_grad(), hooks.untouched(report.twin):
-        return [tensor for _, tensor in hooks.tensors(report.twin(hooks.fed(report.twin, image)[None]))]
 
 
 def _map_claims(report, rows, stem, after):
