@@ -203,7 +203,7 @@ print("still a collision:", rounded.collides_from is not None)
 # %%
 charts.bars({"stridenet, first convolution": 1, "stridenet, pooled features": distances["coffee"] / apart,
              f"{network}, logits": found.distance / apart},
-            "Where a network lets go of the cat", "share of the way to the coffee that is left",
+            "Where a network lets go of the cat", "share of the way left",
             alt="Three bars: the whole way is left at the first convolution, a small part of it at the pooled features, and less "
                 "at the logits.")
 
